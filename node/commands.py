@@ -141,10 +141,14 @@ class Tick(Struct, array_like=True, tag="ti"):
 
 
 class InitCluster(Struct, array_like=True, tag="in"):
-    """The first command of a cluster: its id and the incarnation of each initial member."""
+    """The first command of a cluster: its id, the incarnation of each initial member, and the replicated limits.
+
+    `limits` (see node/settings.py) decide in apply, so all nodes must share them: they come from the log, not from a file.
+    """
 
     cluster_id: str
     incarnations: dict[str, str]
+    limits: dict[str, int] | None = None
 
 
 Operation: TypeAlias = (
