@@ -1,0 +1,99 @@
+"""Answers as the contract shows them: results of apply and of reads turned into JSON-ready members.
+
+The member names and their order are those of the HTTP contract; a member without a value is null, never left out.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from node.results import Policy, RollbackDone, SnapshotInfo, SpaceInfo, TxDone
+
+
+def time_text(wall_ms: int | None) -> str | None:
+    """RFC 3339 in UTC with milliseconds; None stays None."""
+    if wall_ms is None:
+        return None
+    moment = datetime.fromtimestamp(wall_ms / 1000, UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{wall_ms % 1000:03d}Z"
+
+
+def etag(uid: int, epoch: int, lvc: int) -> str:
+    """The live state's entity tag."""
+    return f'"{uid}-{epoch}-{lvc}"'
+
+
+def space_headers(lvc: int, epoch: int, index: int) -> dict[str, str]:
+    """What every answer about a space carries."""
+    return {"X-Lastgood-LVC": str(lvc), "X-Lastgood-Epoch": str(epoch), "X-Lastgood-Index": str(index)}
+
+
+def tx_body(done: TxDone) -> dict[str, Any]:
+    return {"lvc": done.lvc, "epoch": done.epoch, "log_seq": done.log_seq, "tx_id": done.tx_id}
+
+
+def policy_body(policy: Policy) -> dict[str, Any]:
+    return msgspec.structs.asdict(policy)
+
+
+def space_body(info: SpaceInfo) -> dict[str, Any]:
+    return {
+        "name": info.name,
+        "uid": info.uid,
+        "page_size": info.page_size,
+        "max_pages": info.max_pages,
+        "size": info.size,
+        "pages": info.pages,
+        "lvc": info.lvc,
+        "epoch": info.epoch,
+        "state": info.state,
+        "dirty_pages": info.dirty_pages,
+        "baseline_dirty_pages": info.baseline_dirty_pages,
+        "dirty_ratio": info.dirty_ratio,
+        "baseline": info.baseline,
+        "last_snapshot": info.last_snapshot,
+        "undo_from_lvc": info.undo_from_lvc,
+        "policy": policy_body(info.policy),
+        "created": time_text(info.created_ms),
+    }
+
+
+def snapshot_body(info: SnapshotInfo, root: bytes | None) -> dict[str, Any]:
+    """`root` is None only when the snapshot was gone before this node knew its root."""
+    return {
+        "id": info.id,
+        "label": info.label,
+        "space": info.space,
+        "uid": info.uid,
+        "kind": info.kind,
+        "reason": info.reason,
+        "base": info.base,
+        "lvc": info.lvc,
+        "epoch": info.epoch,
+        "root": None if root is None else root.hex(),
+        "size": info.size,
+        "pages": info.pages,
+        "dirty_pages": info.dirty_pages,
+        "bytes": info.bytes,
+        "index": info.index,
+        "created": time_text(info.created_ms),
+        "expires": time_text(info.expires_ms),
+        "pins": info.pins,
+    }
+
+
+def rollback_body(done: RollbackDone, took_ms: float | None) -> dict[str, Any]:
+    return {
+        "lvc": done.lvc,
+        "epoch": done.epoch,
+        "from_lvc": done.from_lvc,
+        "to_lvc": done.to_lvc,
+        "snapshot": done.snapshot,
+        "left_snapshot": done.left_snapshot,
+        "pages_reverted": done.pages_reverted,
+        "verified": done.verified,
+        "took_ms": None if took_ms is None else round(took_ms, 3),
+    }
