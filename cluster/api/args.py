@@ -14,9 +14,16 @@ from msgspec import Meta
 
 Natural = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Positive = Annotated[int, Meta(ge=1, le=2**63 - 1)]
-SpaceName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}\z")]
-Holder = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}\z")]
-SnapshotRef = Annotated[str, Meta(min_length=1, max_length=129)]
+# The end of the text in Python and in JSON Schema alike: `$` lets a trailing newline through, `\Z` is unknown to ECMA.
+END = r"(?![\s\S])"
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
+REFERENCE = r"[1-9][0-9]{0,17}|@[\s\S]{1,128}"
+SpaceName = Annotated[str, Meta(pattern=f"^{NAME}{END}")]
+Holder = Annotated[str, Meta(pattern=f"^{NAME}{END}")]
+SnapshotRef = Annotated[str, Meta(pattern=f"^(?:{REFERENCE}){END}")]
+SnapshotOrLive = Annotated[str, Meta(pattern=f"^(?:live|{REFERENCE}){END}")]
+IdempotencyKey = Annotated[str, Meta(pattern=r"^[\x21-\x7e]{1,128}" + END)]
+PageSize = Literal[4096, 8192, 16384, 32768, 65536]
 Label = Annotated[str, Meta(min_length=1, max_length=128)]
 Limit = Annotated[int, Meta(ge=1, le=1000)]
 Consistency = Literal["linearizable", "stale"]
@@ -29,7 +36,7 @@ class Args(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 class Changing(Args, kw_only=True):
     """Every changing request: an idempotency key, or a seat in an SDK session (stream only), or neither."""
 
-    idempotency_key: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
+    idempotency_key: IdempotencyKey | None = None
     session: Positive | None = None
     seq: Positive | None = None
     ack: Positive | None = None
@@ -44,7 +51,7 @@ class NoArgs(Args, kw_only=True):
 
 class ForkFrom(Args, kw_only=True):
     space: SpaceName
-    snapshot: SnapshotRef
+    snapshot: Positive | SnapshotRef
 
 
 class PolicyArgs(Args, kw_only=True):
@@ -61,7 +68,7 @@ class PolicyArgs(Args, kw_only=True):
 
 class PutSpace(Changing, kw_only=True):
     space: SpaceName
-    page_size: Annotated[int, Meta(ge=4096, le=65536)] | None = None
+    page_size: PageSize | None = None
     max_pages: Positive | None = None
     policy: PolicyArgs | None = None
     from_: ForkFrom | None = msgspec.field(name="from", default=None)
@@ -209,7 +216,7 @@ class DiffSnapshots(Args, kw_only=True):
 
     space: SpaceName
     a: SnapshotRef
-    b: SnapshotRef
+    b: SnapshotOrLive
     consistency: Consistency = "linearizable"
 
 
@@ -220,7 +227,7 @@ class RollbackIf(Args, kw_only=True):
 
 class PostRollback(Changing, kw_only=True):
     space: SpaceName
-    to: Natural | str | None = None
+    to: Positive | SnapshotRef | None = None
     lvc: Natural | None = None
     if_: RollbackIf | None = msgspec.field(name="if", default=None)
     epoch: Natural | None = None
