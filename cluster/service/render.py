@@ -21,16 +21,6 @@ def time_text(wall_ms: int | None) -> str | None:
     return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{wall_ms % 1000:03d}Z"
 
 
-def etag(uid: int, epoch: int, lvc: int) -> str:
-    """The live state's entity tag."""
-    return f'"{uid}-{epoch}-{lvc}"'
-
-
-def space_headers(lvc: int, epoch: int, index: int) -> dict[str, str]:
-    """What every answer about a space carries."""
-    return {"X-Lastgood-LVC": str(lvc), "X-Lastgood-Epoch": str(epoch), "X-Lastgood-Index": str(index)}
-
-
 def tx_body(done: TxDone) -> dict[str, Any]:
     return {"lvc": done.lvc, "epoch": done.epoch, "log_seq": done.log_seq, "tx_id": done.tx_id}
 
