@@ -6,17 +6,16 @@ What can be refused without the log (a malformed condition, two ways to say one 
 from __future__ import annotations
 
 import re
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 from blake3 import blake3
 from lastgood.names import IDEMPOTENCY_KEY, is_label
 
 from cluster.api import args as api
+from cluster.api import etags
 from node import commands as ops
 
-ETAG: Final = re.compile(r'"([0-9]{1,20})-([0-9]{1,20})-([0-9]{1,20})"\Z')
-SESSION_MEMBERS: Final = ("session", "seq", "ack")
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -58,15 +57,14 @@ def fingerprint(op: str, args: api.Changing) -> bytes:
 
 def live_etag(text: str | None) -> tuple[int, int, int] | None:
     """(uid, epoch, lvc) of an If-Match; None for no condition or `*` (the space must exist, which it must anyway)."""
-    if text is None or text.strip() == "*":
+    if text is None or text.strip() == etags.ANY:
         return None
-    match = ETAG.match(text.strip())
-    if match is None:
+    found = etags.parse_live(text)
+    if found is None:
         if "," in text:
-            raise BadArgument(f"If-Match: {text!r} names several ETags, one is taken")
-        raise BadArgument(f"If-Match: {text!r} is not an ETag of a live state", "precondition_failed")
-    uid, epoch, lvc = (int(part) for part in match.groups())
-    return uid, epoch, lvc
+            raise BadArgument(f"If-Match: {text!r} names several ETags, a write takes one")
+        raise BadArgument(f"If-Match: {text!r} is not the ETag of a live state", "precondition_failed")
+    return found
 
 
 def one_epoch(query: int | None, condition: int | None) -> int | None:

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
-from cluster.service.render import time_text
+from cluster.api.times import rfc3339
 
 LOCAL_TYPES: Final = (
     "transfer.started",
@@ -42,7 +42,7 @@ class EventFeed:
             "index": index,
             "type": event_type,
             "space": space,
-            "at": time_text(self._wall_ms()),
+            "at": rfc3339(self._wall_ms()),
             "node": self._node_id,
             **facts,
         }

@@ -63,9 +63,7 @@ class Forwarder:
 class _Link:
     """A connection to one leader with what waits for it. Dies once and for all; the forwarder makes another."""
 
-    def __init__(
-        self, session: aiohttp.ClientSession, leader: str, url: str, node_id: str, timeout_s: float
-    ) -> None:
+    def __init__(self, session: aiohttp.ClientSession, leader: str, url: str, node_id: str, timeout_s: float) -> None:
         self.leader = leader
         self.closed = False
         self._timeout_s = timeout_s

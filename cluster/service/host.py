@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from node.state import StateMachine
+
     from cluster.config import NodeConfig
     from cluster.consensus.replica import Replica
     from cluster.metrics import Metrics
@@ -13,7 +15,6 @@ if TYPE_CHECKING:
     from cluster.service.forward import Forwarder
     from cluster.service.pipeline import WritePipeline
     from cluster.transfer.registry import TransferRegistry
-    from node.state import StateMachine
 
 
 @dataclass

@@ -5,20 +5,12 @@ The member names and their order are those of the HTTP contract; a member withou
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
+from cluster.api.times import rfc3339
 from node.results import Policy, RollbackDone, SnapshotInfo, SpaceInfo, TxDone
-
-
-def time_text(wall_ms: int | None) -> str | None:
-    """RFC 3339 in UTC with milliseconds; None stays None."""
-    if wall_ms is None:
-        return None
-    moment = datetime.fromtimestamp(wall_ms / 1000, UTC)
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{wall_ms % 1000:03d}Z"
 
 
 def tx_body(done: TxDone) -> dict[str, Any]:
@@ -47,7 +39,7 @@ def space_body(info: SpaceInfo) -> dict[str, Any]:
         "last_snapshot": info.last_snapshot,
         "undo_from_lvc": info.undo_from_lvc,
         "policy": policy_body(info.policy),
-        "created": time_text(info.created_ms),
+        "created": rfc3339(info.created_ms),
     }
 
 
@@ -69,8 +61,8 @@ def snapshot_body(info: SnapshotInfo, root: bytes | None) -> dict[str, Any]:
         "dirty_pages": info.dirty_pages,
         "bytes": info.bytes,
         "index": info.index,
-        "created": time_text(info.created_ms),
-        "expires": time_text(info.expires_ms),
+        "created": rfc3339(info.created_ms),
+        "expires": rfc3339(info.expires_ms),
         "pins": info.pins,
     }
 

@@ -101,7 +101,9 @@ class NodeService:
         replica = self._host.replica
         if replica.role == "leader":
             if not replica.accepting_writes:
-                reply(problem("no_leader", "the leader does not accept writes yet: not every member has the first entry"))
+                reply(
+                    problem("no_leader", "the leader does not accept writes yet: not every member has the first entry")
+                )
                 return
             handler(args, reply)
         elif forwarded:
