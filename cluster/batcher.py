@@ -1,8 +1,8 @@
 """Natural group commit: what arrives while a batch is on its way becomes the next one.
 
 A plain object without I/O. `add` queues an operation with its reply; `take` hands out the next batch while fewer than
-`in_flight_max` are on their way; `finished` gives the place back. Bounded in bytes, count and age: age is bounded by the
-batches in flight, because nothing waits while a place is free.
+`in_flight_max` are on their way; `finished` gives the place back. Bounded in bytes, count and age: age is bounded by
+the batches in flight, because nothing waits while a place is free.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class Batcher:
 
 
 class Stamper:
-    """Replicated time on the leader: last stamp + monotonic time since, never backwards (architecture: time is replicated)."""
+    """Replicated time on the leader: last stamp + monotonic time since, never backwards."""
 
     def __init__(self, monotonic_ms: Callable[[], float]) -> None:
         self._monotonic_ms = monotonic_ms

@@ -130,7 +130,7 @@ def create_space(args: api.PutSpace) -> ops.CreateSpace:
         max_pages=args.max_pages,
         policy=policy,
         from_space=None if args.from_ is None else args.from_.space,
-        from_snapshot=None if args.from_ is None else args.from_.snapshot,
+        from_snapshot=None if args.from_ is None else snapshot_ref(args.from_.snapshot),
     )
 
 

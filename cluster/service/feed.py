@@ -1,4 +1,4 @@
-"""Events as users see them: the replicated ones in order of `seq`, and this node's own, which carry `node` and no `seq`.
+"""Events as users see them: replicated ones in order of `seq`; this node's own carry `node` and no `seq`.
 
 Waiting readers share one signal: they look again when something new was applied. A reader that is too slow falls behind
 what is kept and is told so (`gone`); nothing is queued for it.

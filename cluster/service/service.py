@@ -1,4 +1,4 @@
-"""Every operation of the API, on the node that was asked: what goes through the log, what is read here, what is passed on.
+"""Every operation of the API, on the node that was asked: through the log, read here, or passed on.
 
 `dispatch` is the only door. It answers exactly once and never raises; a hot write takes no task of its own.
 """
@@ -102,7 +102,7 @@ class NodeService:
         if replica.role == "leader":
             if not replica.accepting_writes:
                 reply(
-                    problem("no_leader", "the leader does not accept writes yet: not every member has the first entry")
+                    problem("no_leader", "the cluster does not accept writes before every member has its first entry")
                 )
                 return
             handler(args, reply)

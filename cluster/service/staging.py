@@ -17,7 +17,7 @@ Reply = Callable[[Answer], None]
 
 
 class Stager:
-    """Cuts, sends the parts, then hands over the commit. A part that is refused refuses the whole; nothing is visible."""
+    """Cuts, sends the parts, then hands over the commit. A refused part refuses the whole; nothing is visible."""
 
     def __init__(self, host: Host) -> None:
         self._host = host

@@ -1,4 +1,4 @@
-"""The folders import one way: sdk ← wal ← node ← cluster ← chaos. Read from the source, not from what happens to load."""
+"""The folders import one way: sdk ← wal ← node ← cluster ← chaos. Read from the source, not from what loads."""
 
 from __future__ import annotations
 
