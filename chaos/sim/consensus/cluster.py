@@ -1,0 +1,121 @@
+"""One run: nodes, network, clients and nemesis under one seed, then the heal and the last judgement."""
+
+from __future__ import annotations
+
+import random
+from typing import NamedTuple
+
+from chaos.sim.consensus.checker import Checker
+from chaos.sim.consensus.clients import Clients
+from chaos.sim.consensus.clock import Timeline
+from chaos.sim.consensus.nemesis import Nemesis
+from chaos.sim.consensus.network import Network
+from chaos.sim.consensus.process import Process
+from chaos.sim.consensus.scenario import Scenario
+
+LOAD_AFTER_S = 0.8
+PROBE_EVERY_S = 0.5
+QUIET_S = 3.0  # a healed cluster is watched for so long at least
+
+
+class Verdict(NamedTuple):
+    """What a run found: violations by kind, and what happened, for the summary."""
+
+    seed: int
+    violations: dict[str, tuple[float, str]]
+    counts: dict[str, int]
+    virtual_s: float
+    events: int
+
+
+class Cluster:
+    """Everything of one run. `lines` is its trace; equal seeds give equal traces."""
+
+    def __init__(self, seed: int, scenario: Scenario, *, loud: bool = False) -> None:
+        self.seed = seed
+        self.scenario = scenario
+        self.loud = loud
+        self.lines: list[str] = []
+        self.timeline = Timeline()
+        self.names = [f"n{number}" for number in range(scenario.nodes)]
+        self.checker = Checker(lambda: self.timeline.now, self.trace)
+        rng = random.Random(f"{seed}/{scenario.mode}/{scenario.nodes}")
+        self.rng = rng
+        self.network = Network(self.timeline, random.Random(rng.random()), self.names, old_data=scenario.old_data)
+        self.processes = {name: Process(self, name, random.Random(rng.random())) for name in self.names}
+        self.network.endpoints.update(self.processes)
+        self.nemesis = Nemesis(self, random.Random(rng.random()))
+        self.clients = Clients(self, random.Random(rng.random()))
+
+    def trace(self, line: str) -> None:
+        text = f"{self.timeline.now:9.4f} {line}"
+        self.lines.append(text)
+        if self.loud:
+            print(text)
+
+    def run(self) -> Verdict:
+        """Load under faults, then heal, then wait until all nodes agree or the time for that is over."""
+        scenario, timeline = self.scenario, self.timeline
+        for process in self.processes.values():
+            timeline.after(0.2 * self.rng.random(), process.start)
+        timeline.after(LOAD_AFTER_S, self.clients.start)
+        timeline.after(LOAD_AFTER_S + 0.5, self.nemesis.start)
+        stop_s = LOAD_AFTER_S + scenario.fault_s
+        while timeline.now < stop_s and not self.checker.violations:
+            timeline.run_until(timeline.now + 0.5)
+        if not self.checker.violations:
+            self._heal()
+        return Verdict(
+            self.seed, self.checker.violations, dict(self.checker.counts), round(timeline.now, 2), timeline.events
+        )
+
+    def _heal(self) -> None:
+        self.trace("heal everything")
+        self.nemesis.stopped = True
+        self.network.heal()
+        for process in self.processes.values():
+            process.disk_is_fast_again()
+            process.resume()
+            if not process.up:
+                self.timeline.after(0.0, process.start)
+        healed_s = self.timeline.now
+        while self.timeline.now < healed_s + self.scenario.heal_s:
+            if self.timeline.now >= healed_s + QUIET_S - 1:
+                self.clients.stopped = True
+            for process in self.processes.values():
+                if process.leads and self.clients.stopped:
+                    self.clients.propose(process, probe=True)
+                    self.clients.read(process)
+            self.timeline.run_until(self.timeline.now + PROBE_EVERY_S)
+            if self.checker.violations or (self.timeline.now >= healed_s + QUIET_S and self._settled()):
+                return
+        if self.checker.violations:
+            return
+        states = [(process.name, process.up, process.state()) for process in self.processes.values()]
+        left = self.clients.unanswered()
+        if left and self.clients.probes_done:
+            node, starts = self.clients.open[left[0]]
+            text = f"{len(left)} requests never answered, first {left[0][:9]!r} at {node} (start {starts})"
+            self.checker.bad("never-answered", text)
+        else:
+            text = (
+                f"not settled {self.scenario.heal_s} s after the heal: {states}, probes done {self.clients.probes_done}"
+            )
+            self.checker.bad("liveness", text)
+
+    def _settled(self) -> bool:
+        """All nodes up, at one state that holds all that was acknowledged; a probe done, nothing unanswered."""
+        members = [process for process in self.processes.values() if not process.excluded]
+        if not all(process.up for process in members) or not self.clients.probes_done:
+            return False
+        states = {process.state() for process in members}
+        if len(states) != 1 or self.clients.unanswered():
+            return False
+        index, chain = states.pop()
+        if index < self.checker.floor:
+            self.checker.bad(
+                "acknowledged-lost", f"all nodes settled at {index}, a client had seen {self.checker.floor}"
+            )
+        if self.checker.truth[index].chain != chain:
+            self.checker.bad("state-divergence", f"all nodes settled on a foreign state at {index}")
+        return True

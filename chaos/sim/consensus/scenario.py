@@ -1,0 +1,67 @@
+"""What a run is made of: sizes, rates and which faults may happen. Everything else is drawn from the seed."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from typing import Final
+
+MODES: Final = ("net", "zombie", "kill", "power")
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One run. Times in virtual seconds, sizes in bytes; `draw` makes them differ from seed to seed."""
+
+    mode: str
+    nodes: int
+    plant: str | None = None  # name of a planted bug, see plants.py
+    fault_s: float = 9.0  # faults and load for so long
+    heal_s: float = 25.0  # then so long at most to converge
+    tick_s: float = 0.02
+    write_rate: float = 40.0  # proposals per second, single ones and bursts
+    read_rate: float = 15.0
+    pad_bytes_max: int = 700
+    fault_rate: float = 2.0  # faults per second
+    checkpoint_every: int = 40  # applied entries between checkpoints
+    journal_bytes_max: int = 24 * 1024
+    job_share: float = 0.03  # share of the commands that take several ticks to apply
+    clock_drift: float = 0.02
+    weights: dict[str, float] = field(default_factory=dict)  # fault name -> weight
+
+    @property
+    def old_data(self) -> bool:
+        """Do bytes of a given-up connection still arrive?"""
+        return self.mode != "net"
+
+    @property
+    def crashes(self) -> bool:
+        return self.mode in ("kill", "power")
+
+
+CALM: Final = {"isolate": 1.0, "isolate-leader": 1.5, "split": 1.0, "one-way": 1.0, "slow": 1.0, "reset": 2.0,
+               "pause": 1.0, "pause-leader": 0.5, "slow-disk": 0.7, "flap": 0.5, "heal": 3.0, "move": 0.4}  # fmt: skip
+CRASHES: Final = {"crash": 3.0, "crash-leader": 2.0, "crash-all": 1.0, "crash-majority": 0.7}
+
+
+def draw(mode: str, nodes: int, rng: random.Random, plant: str | None = None) -> Scenario:
+    """A scenario for one seed. Each seed leaves some faults out and weighs the others anew: seeds differ in kind."""
+    weights = dict(CALM)
+    if mode in ("kill", "power"):
+        weights |= CRASHES
+    for name in list(weights):
+        if name != "heal":
+            weights[name] = 0.0 if rng.random() < 0.2 else weights[name] * rng.uniform(0.3, 2.0)
+    return Scenario(
+        mode=mode,
+        nodes=nodes,
+        plant=plant,
+        write_rate=rng.choice([15.0, 40.0, 40.0, 90.0]),
+        pad_bytes_max=rng.choice([60, 300, 700, 1500]),
+        fault_rate=rng.choice([1.0, 2.0, 2.0, 4.0]),
+        checkpoint_every=rng.choice([6, 15, 40, 40, 120]),
+        journal_bytes_max=rng.choice([8, 16, 16, 64]) * 1024,
+        job_share=rng.choice([0.0, 0.02, 0.1]),
+        clock_drift=rng.choice([0.0, 0.02, 0.05]),
+        weights=weights,
+    )
