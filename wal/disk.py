@@ -186,7 +186,7 @@ class RealDisk:
 
 
 def install_file(disk: Disk, path: str, content: Buffer) -> None:
-    """Puts `content` at `path`; a power cut leaves the old file or the new one. Stage, sync, rename, sync the folder."""
+    """Puts `content` at `path`; a power cut leaves the old file or the new one: sync, rename, sync the folder."""
     staged = disk.open(path + ".new", create=True)
     try:
         staged.truncate(0)

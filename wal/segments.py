@@ -105,9 +105,9 @@ class SegmentFolder:
                 raise
             return
         if not self._spare_recycled and self._spare_zeroed < self.segment_bytes:
-            step = min(step_bytes, self.segment_bytes - self._spare_zeroed)
-            spare.pwrite(bytes(step), self._spare_zeroed)
-            self._spare_zeroed += step
+            stop = min(self._spare_zeroed + step_bytes, self.segment_bytes)
+            write_zeros(spare, self._spare_zeroed, stop)
+            self._spare_zeroed = stop
 
     def _open_spare(self) -> File:
         path = f"{self.folder}/{SPARE}"
@@ -208,7 +208,10 @@ class SegmentScan:
 
 def wipe(file: File, start: int) -> None:
     """Writes zeros from `start` to the end, durably, so that no frame of a torn tail can come back to life."""
-    stop = file.size()
+    write_zeros(file, start, file.size())
+    file.fdatasync()
+
+
+def write_zeros(file: File, start: int, stop: int) -> None:
     for offset in range(start, stop, ZERO_STEP_BYTES):
         file.pwrite(bytes(min(ZERO_STEP_BYTES, stop - offset)), offset)
-    file.fdatasync()
