@@ -82,7 +82,7 @@ class Pipe:
         self.kick()
 
     def end(self, how: str) -> None:
-        """The source has no more bytes (`eof`) or is gone (`lost`); passed on once the queue is empty, and no cut on."""
+        """The source has no more bytes (`eof`) or is gone (`lost`); passed on once the queue is empty and uncut."""
         self._ended = "lost" if "lost" in (how, self._ended) else how
         self.kick()
 
