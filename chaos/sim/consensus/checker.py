@@ -8,8 +8,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Final, NamedTuple, Protocol
 from zlib import crc32
+
+CLIENT_KINDS: Final = (b"w", b"j")  # first byte of the commands of clients; each of those is proposed once
+
+
+class Log(Protocol):
+    """As much of a journal as is needed to judge a new leader."""
+
+    last_index: int
+
+    def term_at(self, index: int) -> int | None: ...
 
 
 class Applied(NamedTuple):
@@ -69,7 +79,7 @@ class Checker:
         if other != candidate:
             self.bad("two-votes", f"{voter} voted for {other} and for {candidate} in term {term}")
 
-    def leads(self, name: str, term: int, last_index: int, term_at: Callable[[int], int | None]) -> None:
+    def leads(self, name: str, term: int, log: Log) -> None:
         """Election safety, and leader completeness when a node is first seen leading a term."""
         other = self._leaders.get(term)
         if other == name:
@@ -79,6 +89,7 @@ class Checker:
             return
         self._leaders[term] = name
         self.counts["elections"] += 1
+        last_index = log.last_index
         self.trace(f"{name} leads term {term}, its log ends at {last_index}")
         # A candidate of an old term may win late, so only what was applied by nodes of earlier terms must be there.
         top = max((index for applied_in, index in self._top_in_term.items() if applied_in < term), default=0)
@@ -86,7 +97,7 @@ class Checker:
             return
         if last_index < top:
             self.bad("leader-completeness", f"{name} leads term {term}, ends at {last_index}, {top} was applied before")
-        elif term_at(top) not in (None, self.truth[top].term):
+        elif log.term_at(top) not in (None, self.truth[top].term):
             self.bad("leader-completeness", f"{name} leads term {term} with a foreign entry at {top}")
 
     # ---------------------------------------------------------------- the state machine
@@ -98,7 +109,7 @@ class Checker:
             if index > self._top_in_term.get(node_term, 0):
                 self._top_in_term[node_term] = index
             earlier = self.places.setdefault(command, index)
-            if earlier != index:
+            if earlier != index and command[:1] in CLIENT_KINDS:
                 self.bad("double-apply", f"{name} applies at {index} what was applied at {earlier}")
             if command in self.refused:
                 self.bad("refused-but-applied", f"{name} applies at {index} a command that was refused")

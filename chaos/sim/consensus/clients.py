@@ -68,6 +68,7 @@ class Clients:
                 checker.bad("answered-twice", f"{process.name} answered a write twice, then with {outcome}")
             if outcome == "committed":
                 checker.acknowledged(process.name, command, index, floor)
+                self.cluster.check_durable(process.name, index)
                 self.probes_done += probe
             elif outcome == "refused":
                 checker.refuse(process.name, command)

@@ -103,6 +103,16 @@ class Cluster:
             )
             self.checker.bad("liveness", text)
 
+    def check_durable(self, name: str, index: int) -> None:
+        """Invariant 1 at the moment of the acknowledgement: a majority would still have the entry after a power cut.
+
+        Nodes that are down get the benefit of the doubt.
+        """
+        truth = self.checker.truth.get(index)
+        holders = [process.name for process in self.processes.values() if truth and process.holds(index, truth.term)]
+        if len(holders) <= len(self.names) // 2:
+            self.checker.bad("not-durable", f"{name} acknowledged {index}, durable only at {holders}")
+
     def _settled(self) -> bool:
         """All nodes up, at one state that holds all that was acknowledged; a probe done, nothing unanswered."""
         members = [process for process in self.processes.values() if not process.excluded]

@@ -123,6 +123,14 @@ class Nemesis:
     def _crash_all(self) -> None:
         self._down(list(self.cluster.processes.values()))
 
+    def _lose_disk(self) -> None:
+        """One computer comes back empty. Only once there is something to lose: before, it is a new one."""
+        lost = sum(process.excluded for process in self.cluster.processes.values())
+        process = self._anyone()
+        if self.cluster.checker.floor and not lost and process.up:
+            process.lose_disk()
+            self.cluster.timeline.after(self.rng.uniform(0.1, 1.0), process.start)
+
     def _down(self, victims: list[Process]) -> None:
         # In power mode some crashes are kills: what a killed process wrote is then only in the page cache of a machine
         # that may lose its power later, which is a case of its own.

@@ -8,11 +8,16 @@ arrive after the new one is up (`old_data`); slow links; one-way cuts; ends that
 from __future__ import annotations
 
 import random
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from msgspec.msgpack import Decoder, Encoder
+
 from chaos.sim.consensus.clock import Timeline
+
+encode = Encoder().encode
+decode = Decoder().decode
 
 SILENCE_S = (1.5, 2.0)  # a node that hears nothing for so long gives the connection up
 GIVEN_UP_S = (0.0, 0.3)  # the other end of a connection that was closed notices after
@@ -38,7 +43,7 @@ class Connection:
     def __init__(self, number: int, a: str, b: str) -> None:
         self.number = number
         self.ends = (a, b)
-        self.queues: dict[tuple[str, str], deque[tuple[float, Any]]] = {(a, b): deque(), (b, a): deque()}
+        self.queues: dict[tuple[str, str], deque[tuple[float, bytes]]] = {(a, b): deque(), (b, a): deque()}
         self.pumping: set[tuple[str, str]] = set()
         self.deaf: set[str] = set()
 
@@ -55,25 +60,24 @@ class Network:
         self.using: dict[tuple[str, str], Connection | None] = {}  # (end, peer) -> the connection that this end uses
         self.cuts: dict[tuple[str, str], int] = {}  # directed pair -> number of the cut
         self.delays: dict[tuple[str, str], tuple[float, float]] = {}
-        self.sent: Counter[str] = Counter()
-        self.watch: Callable[[str, str, Any], None] | None = None
+        self.watch: Callable[[str, str, dict[str, Any]], None] | None = None
         self._connections = 0
         self._cuts = 0
         self._dialling: set[tuple[str, str]] = set()
 
     # ---------------------------------------------------------------- messages
-    def send(self, source: str, target: str, message: Any) -> bool:
-        """Puts a message on the connection that `source` uses; False when it has none."""
+    def send(self, source: str, target: str, number: int, message: dict[str, Any]) -> None:
+        """Puts a message on connection `number`, if that is the one that `source` uses: as bytes, as the wire does."""
         connection = self.using.get((source, target))
-        if connection is None:
-            return False
+        if connection is None or connection.number != number:
+            return
         if self.watch is not None:
             self.watch(source, target, message)
         low, high = self.delays.get((source, target), FAST_S)
         way = (source, target)
-        connection.queues[way].append((self.timeline.now + low + (high - low) * self.rng.random(), message))
+        arrives_s = self.timeline.now + low + (high - low) * self.rng.random()
+        connection.queues[way].append((arrives_s, encode(message)))
         self._pump_later(connection, way)
-        return True
 
     def _pump_later(self, connection: Connection, way: tuple[str, str]) -> None:
         queue = connection.queues[way]
@@ -88,7 +92,7 @@ class Network:
         while queue and way not in self.cuts and queue[0][0] <= self.timeline.now:
             _, message = queue.popleft()
             if target not in connection.deaf:
-                self.endpoints[target].receive(source, connection.number, message)
+                self.endpoints[target].receive(source, connection.number, decode(message))
         self._pump_later(connection, way)
 
     # ---------------------------------------------------------------- connections

@@ -10,18 +10,59 @@ from __future__ import annotations
 import random
 import traceback
 from collections import deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
 
 from chaos.sim.consensus.clock import NodeClock
-from chaos.sim.consensus.machine import Image, Machine, Vault
+from chaos.sim.consensus.journal import WatchedJournal
+from chaos.sim.consensus.machine import OPEN, Image, Machine, Vault, init_command
+from chaos.sim.consensus.plants import features_without
+from chaos.sim.disk import PowerCut, SimDisk
+from cluster.consensus.core import ConsensusCore
+from cluster.consensus.seams import Base, Committed, Message, Outcome, Unknown
+from cluster.consensus.settings import CoreSettings
+from wal.journal import JournalConfig
 
 if TYPE_CHECKING:
     from chaos.sim.consensus.cluster import Cluster
 
-SYNC_S = (0.0005, 0.002, 0.002, 0.03)  # how long an fdatasync takes, one of these
-CHECKPOINT_S = (0.005, 0.05, 0.3)
-FETCH_S = (0.0, 0.02, 0.3, 1.2)
+SYNC_S: Final = (0.0005, 0.002, 0.002, 0.03)  # how long an fdatasync takes, one of these
+CHECKPOINT_S: Final = (0.005, 0.05, 0.3)
+FETCH_S: Final = (0.001, 0.02, 0.3, 1.2)
+LANDED_S: Final = (0.0, 0.0, 0.02)  # from a fetched state being durable to the core hearing of it
+JOURNAL: Final = "journal"
+
+
+class Platter(SimDisk):
+    """A disk under a process that may also just be killed."""
+
+    def killed(self) -> None:
+        """The process is gone, the machine runs on: all that was written stays, in the cache at least."""
+        self._off = False
+        self.cut_after = None
+
+
+class NodeIO:
+    """What the core sees of the world: this node's clock, chance and wire, in one life of the process."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self._life = process.starts
+        self.now = process.clock.monotonic
+        self.random = process.rng.random
+
+    def send(self, peer: str, cid: int, message: Message) -> None:
+        self._process.cluster.network.send(self._process.name, peer, cid, message)
+
+    def fetch(self, base: Base, source: str, done: Callable[[Base], None]) -> None:
+        self._process.fetch(base, source, done)
+
+    def init_command(self, incarnations: Mapping[str, str]) -> bytes:
+        return init_command(incarnations)
+
+    def open_command(self) -> bytes:
+        return OPEN
 
 
 class Process:
@@ -32,6 +73,8 @@ class Process:
         self.name = name
         self.rng = rng
         self.vault = Vault()
+        self.disk = Platter(rng.randrange(1 << 30))
+        self.incarnation = f"{name}.{rng.randrange(1 << 32):08x}"
         drift = cluster.scenario.clock_drift
         self.clock = NodeClock(cluster.timeline, origin_s=rng.uniform(0, 1000), rate=1 + rng.uniform(-drift, drift))
         self.up = False
@@ -40,42 +83,77 @@ class Process:
         self.starts = 0
         self.sync_s_max: float | None = None
         self._inbox: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
-        self._syncing = False
+        self._mark: Any = None  # what the sync thread works on
         self._tick_asked = False
         self._saving = False
 
     # ---------------------------------------------------------------- life
     def start(self) -> None:
         """Recovers what the disk holds and takes part."""
-        if self.up or self.excluded:
+        if self.up:
             return
         self.starts += 1
         self.up, self.paused = True, False
         self._inbox.clear()
-        self._syncing = self._tick_asked = self._saving = False
-        self.machine = Machine(self.name, self.vault, self.cluster.checker, self.rng, lambda: self.core.term)
-        if not self._guarded(self._build):
+        self._mark = None
+        self._tick_asked = self._saving = False
+        checker = self.cluster.checker
+        self.machine = Machine(self.name, self.vault, checker, self.rng, lambda: self.core.term)
+        try:
+            self._build()
+        except Exception as error:
+            self._halt(error)
             return
-        self.cluster.trace(f"{self.name} starts ({self.starts}), term {self.core.term}, log {self._log_span()}")
+        self.cluster.trace(f"{self.name} starts ({self.starts}), {self.describe()}")
         self.tick()
         self._tick_later(self.starts)
         self.cluster.network.redial(self.name)
 
     def _build(self) -> None:
-        raise NotImplementedError
+        scenario = self.cluster.scenario
+        config = JournalConfig(bytes_max=scenario.journal_bytes_max, cache_bytes=scenario.cache_bytes)
+        self.journal = WatchedJournal.open(self.disk, JOURNAL, config)
+        self.journal.watch(self.name, self.cluster.checker)
+        settings = CoreSettings(
+            node_id=self.name,
+            peers=tuple(name for name in self.cluster.names if name != self.name),
+            incarnation=self.incarnation,
+            apply_entries_max=scenario.apply_entries_max,
+            features=features_without(scenario.plant),
+        )
+        self.core = ConsensusCore(settings, self.journal, self.machine, NodeIO(self))
 
     def crash(self, *, power: bool) -> None:
         """SIGKILL, or the power goes: then what was not synced is lost or torn."""
         if not self.up:
             return
         self.cluster.checker.counts["crashes"] += 1
-        self.cluster.trace(f"{self.name} {'loses power' if power else 'is killed'}")
-        self._stop_disk(power=power)
+        self.cluster.trace(f"{self.name} {'loses power' if power else 'is killed'}, {self.describe()}")
+        self._cut_the_disk(power=power)
         self.up = False
         self.cluster.network.drop(self.name, notice_s=1.0 if power else 0.1)
 
-    def _stop_disk(self, *, power: bool) -> None:
-        raise NotImplementedError
+    def _cut_the_disk(self, *, power: bool) -> None:
+        """What a crash leaves: maybe a part of the sync that was going on; without power not even that for certain."""
+        if self._mark is not None and self.rng.random() < 0.5:
+            self.disk.cut_after = self.disk.effects + self.rng.randint(0, 4)
+            with suppress(PowerCut):
+                self.journal.sync(self._mark)
+        if power:
+            self.disk.power_cut()
+            self.disk.restart(keep=self.rng.choice([0.0, 0.5, 0.9]), torn=0.5)
+        else:
+            self.disk.killed()
+
+    def lose_disk(self) -> None:
+        """The computer comes back with an empty disk under the old name; it must never take part again."""
+        self.crash(power=True)
+        self.cluster.trace(f"{self.name} has lost its disk")
+        self.cluster.checker.counts["disks_lost"] += 1
+        self.excluded = True
+        self.vault = Vault()
+        self.disk = Platter(self.rng.randrange(1 << 30))
+        self.incarnation = f"{self.name}.{self.rng.randrange(1 << 32):08x}"
 
     def _halt(self, error: Exception) -> None:
         """The process stopped itself. Without a disk fault that is a violation: a rule of its own was broken."""
@@ -90,14 +168,21 @@ class Process:
         """Runs one step of the node, then looks at what it has become."""
         try:
             act(*args)
+            if self.core.role == "leader":
+                self.cluster.checker.leads(self.name, self.core.term, self.journal)
+            self._sync_if_needed()
         except Exception as error:
             self._halt(error)
             return False
-        core = self.core
-        if core.role == "leader":
-            self.cluster.checker.leads(self.name, core.term, self.journal.last_index, self.journal.term_at)
-        self._sync_if_needed()
         return True
+
+    def _run(self, act: Callable[..., None], *args: Any) -> None:
+        if not self.up:
+            return
+        if self.paused:
+            self._inbox.append((act, args))
+        elif self._guarded(act, *args):
+            self._ask_tick()
 
     # ---------------------------------------------------------------- pauses
     def pause(self, seconds: float) -> None:
@@ -107,35 +192,25 @@ class Process:
             self.paused = True
             self.cluster.timeline.after(seconds, self._resume_if, self.starts)
 
-    def _resume_if(self, starts: int) -> None:
-        if starts == self.starts:
+    def _resume_if(self, life: int) -> None:
+        if life == self.starts:
             self.resume()
 
     def resume(self) -> None:
         """SIGCONT: first what arrived meanwhile, as the host's loop does, then the timers."""
-        if not self.paused:
+        if not self.up or not self.paused:
             return
         self.paused = False
-        if not self.up:
-            return
         while self._inbox and self.up:
             act, args = self._inbox.popleft()
             self._guarded(act, *args)
         self.tick()
         self._tick_later(self.starts)
 
-    def _run(self, act: Callable[..., None], *args: Any) -> None:
-        if not self.up:
-            return
-        if self.paused:
-            self._inbox.append((act, args))
-            return
-        if self._guarded(act, *args):
-            self.ask_tick()
-
     # ---------------------------------------------------------------- what arrives
     def connected(self, peer: str, connection: int) -> None:
-        self._run(self.core.on_connect, peer, connection)
+        other = self.cluster.processes[peer]
+        self._run(self.core.on_connect, peer, connection, other.incarnation, other.core.membership.recorded)
 
     def disconnected(self, peer: str, connection: int) -> None:
         self._run(self.core.on_disconnect, peer, connection)
@@ -148,65 +223,93 @@ class Process:
         if self.up and not self.paused and self._guarded(self.core.tick):
             self._checkpoint_if_due()
 
-    def _tick_later(self, starts: int) -> None:
-        self.cluster.timeline.after(self.cluster.scenario.tick_s, self._timer, starts)
+    def _tick_later(self, life: int) -> None:
+        self.cluster.timeline.after(self.cluster.scenario.tick_s, self._timer, life)
 
-    def _timer(self, starts: int) -> None:
-        if starts == self.starts and self.up and not self.paused:
+    def _timer(self, life: int) -> None:
+        if life == self.starts and self.up and not self.paused:
             self.tick()
-            self._tick_later(starts)
+            self._tick_later(life)
 
-    def ask_tick(self) -> None:
+    def _ask_tick(self) -> None:
         """One tick after all that arrives at this very moment, as one wake-up of the loop does."""
         if self.up and not self._tick_asked:
             self._tick_asked = True
             self.cluster.timeline.after(0.0, self._wake, self.starts)
 
-    def _wake(self, starts: int) -> None:
-        if starts == self.starts:
+    def _wake(self, life: int) -> None:
+        if life == self.starts:
             self._tick_asked = False
             self.tick()
 
     # ---------------------------------------------------------------- the journal's sync thread
     def _sync_if_needed(self) -> None:
-        if not self.up or self._syncing:
+        if self._mark is not None:
             return
-        mark = self.journal.flush()
-        if mark is None:
-            return
-        self._syncing = True
-        took_s = self.rng.choice(SYNC_S) if self.sync_s_max is None else self.rng.uniform(0.0, self.sync_s_max)
-        self.cluster.timeline.after(took_s, self._synced, self.starts, mark)
+        self._mark = self.journal.flush()
+        if self._mark is not None:
+            slow = self.sync_s_max
+            took_s = self.rng.choice(SYNC_S) if slow is None else self.rng.uniform(0.0, slow)
+            self.cluster.timeline.after(took_s, self._synced, self.starts)
 
-    def _synced(self, starts: int, mark: Any) -> None:
-        if starts != self.starts or not self.up:
-            return
-        self.journal.sync(mark)  # the thread goes on while the process stands still? No: SIGSTOP stops all threads
-        self._syncing = False
+    def _synced(self, life: int) -> None:
+        if life == self.starts and self.up:
+            self._run(self._sync_done)
+
+    def _sync_done(self) -> None:
+        mark, self._mark = self._mark, None
+        self.journal.sync(mark)
         self.journal.synced(mark)
-        self._run(self.core.on_durable)
+        self.core.on_durable()
 
     def disk_is_fast_again(self) -> None:
         self.sync_s_max = None
 
-    # ---------------------------------------------------------------- checkpoints
+    # ---------------------------------------------------------------- checkpoints and installs
     def _checkpoint_if_due(self) -> None:
-        every = self.cluster.scenario.checkpoint_every
-        last = self.vault.image.index if self.vault.image else 0
-        if not self.up or self._saving or self.machine.job_running or self.machine.applied_index < last + every:
-            return
-        self._saving = True
-        self.cluster.timeline.after(self.rng.choice(CHECKPOINT_S), self._saved, self.starts, self.machine.image())
+        due = (self.vault.image.index if self.vault.image else 0) + self.cluster.scenario.checkpoint_every
+        idle = not self._saving and self.machine.job_at is None
+        if self.up and idle and self.machine.applied_index >= due and self.core.membership.may_checkpoint:
+            self._saving = True
+            self.cluster.timeline.after(self.rng.choice(CHECKPOINT_S), self._saved, self.starts, self.machine.image)
 
-    def _saved(self, starts: int, image: Image) -> None:
-        if starts != self.starts or not self.up:
+    def _saved(self, life: int, image: Image) -> None:
+        if life != self.starts or not self.up:
             return
         self._saving = False
-        if self.vault.image is not None and image.index <= self.vault.image.index:
-            return  # an install has overtaken it
-        self.vault.image = image
-        self.cluster.checker.counts["checkpoints"] += 1
-        self._run(self.core.checkpointed, image)
+        if self.vault.image is None or image.index > self.vault.image.index:  # else an install was faster
+            self.vault.image = image
+            self.cluster.checker.counts["checkpoints"] += 1
+            self._run(self._checkpointed)
+
+    def _checkpointed(self) -> None:
+        if self.vault.image is not None:
+            self.core.checkpointed(self.vault.image.base)
+
+    def fetch(self, base: Base, source: str, done: Callable[[Base], None]) -> None:
+        """Pulls a state at `base` or a newer one, without end, from the source, or now and then from another node."""
+        self.cluster.timeline.after(self.rng.choice(FETCH_S), self._pull, self.starts, base, source, done)
+
+    def _pull(self, life: int, base: Base, source: str, done: Callable[[Base], None]) -> None:
+        if life != self.starts or not self.up:
+            return
+        peer = self.cluster.processes[source if self.rng.random() < 0.8 else self.rng.choice(self.cluster.names)]
+        image, cuts = peer.vault.image, self.cluster.network.cuts
+        away = (self.name, peer.name) in cuts or (peer.name, self.name) in cuts or not peer.up or peer.paused
+        if away or peer is self or image is None or image.index < base.index:
+            self.cluster.timeline.after(0.3, self._pull, life, base, source, done)
+            return
+        if self.vault.image is None or image.index > self.vault.image.index:
+            self.vault.image = image  # durable first; a crash right after this line leaves a journal that is behind
+        self.cluster.timeline.after(self.rng.choice(LANDED_S), self._landed, life, image, done)
+
+    def _landed(self, life: int, image: Image, done: Callable[[Base], None]) -> None:
+        if life == self.starts and self.up:
+            self._run(self._install, image, done)
+
+    def _install(self, image: Image, done: Callable[[Base], None]) -> None:
+        self.machine.swap(image)
+        done(image.base)
 
     # ---------------------------------------------------------------- clients
     @property
@@ -215,24 +318,48 @@ class Process:
 
     def state(self) -> tuple[int, int]:
         """(applied index, checksum of everything applied), to compare nodes."""
-        return self.machine.applied_index, self.machine.chain
+        return self.machine.image.index, self.machine.image.chain
 
     def propose(self, command: bytes, done: Callable[[str, int], None]) -> None:
         """`done` gets committed, unknown or refused, and the index of a committed one."""
-        self._run(self.core.propose, command, done)
+
+        def ended(outcome: Outcome) -> None:
+            if isinstance(outcome, Committed):
+                done("committed", outcome.index)
+            else:
+                done("unknown" if isinstance(outcome, Unknown) else "refused", 0)
+
+        if self.up and not self.paused and not self.core.accepting_writes:
+            done("refused", 0)
+        else:
+            self._run(self.core.propose, command, ended)
 
     def read(self, done: Callable[[int | None], None]) -> None:
         """`done` gets the index of the state that was read, None when the node can't tell what is current."""
 
         def ready(index: int | None) -> None:
-            if index is not None and self.machine.applied_index < index:
-                self.cluster.checker.bad("read-too-early", f"{self.name} at {self.machine.applied_index} reads {index}")
+            if index is not None and self.core.applied_index < index:
+                self.cluster.checker.bad("read-too-early", f"{self.name} at {self.core.applied_index} reads {index}")
+            if index is not None and self.machine.job_at is not None:
+                self.cluster.checker.bad("read-too-early", f"{self.name} reads in the middle of a job")
             done(None if index is None else self.machine.applied_index)
 
-        self._run(self.core.read_barrier, ready)
+        self._run(self.core.read_index, ready)
 
     def move_leadership(self) -> None:
-        """Asks the core for a planned move to whom it likes."""
+        """A planned move to whoever has all of the log."""
+        if self.leads:
+            self.cluster.trace(f"{self.name} is asked to move leadership away")
+            self._run(self.core.transfer)
 
-    def _log_span(self) -> str:
-        return f"{self.journal.first_index}..{self.journal.last_index}"
+    def holds(self, index: int, term: int) -> bool:
+        """Would this node still have the entry after a power cut now? One that is down or lost may have had it."""
+        saved = self.vault.image is not None and self.vault.image.index >= index
+        return self.excluded or not self.up or saved or self.journal.has_durably(index, term)
+
+    def describe(self) -> str:
+        """One line for the trace."""
+        journal, image = self.journal, self.vault.image
+        log = f"log {journal.first_index}..{journal.last_index} lsn {journal.durable_lsn}/{journal.lsn}"
+        saved = image.index if image else 0
+        return f"term {journal.term} vote {journal.vote} {log} applied {self.machine.applied_index} saved {saved}"

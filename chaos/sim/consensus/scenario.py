@@ -24,7 +24,9 @@ class Scenario:
     pad_bytes_max: int = 700
     fault_rate: float = 2.0  # faults per second
     checkpoint_every: int = 40  # applied entries between checkpoints
-    journal_bytes_max: int = 24 * 1024
+    journal_bytes_max: int = 64 * 1024
+    cache_bytes: int = 16 * 1024  # entries that the journal holds in memory
+    apply_entries_max: int = 256  # entries applied in one tick
     job_share: float = 0.03  # share of the commands that take several ticks to apply
     clock_drift: float = 0.02
     weights: dict[str, float] = field(default_factory=dict)  # fault name -> weight
@@ -41,7 +43,7 @@ class Scenario:
 
 CALM: Final = {"isolate": 1.0, "isolate-leader": 1.5, "split": 1.0, "one-way": 1.0, "slow": 1.0, "reset": 2.0,
                "pause": 1.0, "pause-leader": 0.5, "slow-disk": 0.7, "flap": 0.5, "heal": 3.0, "move": 0.4}  # fmt: skip
-CRASHES: Final = {"crash": 3.0, "crash-leader": 2.0, "crash-all": 1.0, "crash-majority": 0.7}
+CRASHES: Final = {"crash": 3.0, "crash-leader": 2.0, "crash-all": 1.0, "crash-majority": 0.7, "lose-disk": 0.1}
 
 
 def draw(mode: str, nodes: int, rng: random.Random, plant: str | None = None) -> Scenario:
@@ -60,7 +62,9 @@ def draw(mode: str, nodes: int, rng: random.Random, plant: str | None = None) ->
         pad_bytes_max=rng.choice([60, 300, 700, 1500]),
         fault_rate=rng.choice([1.0, 2.0, 2.0, 4.0]),
         checkpoint_every=rng.choice([6, 15, 40, 40, 120]),
-        journal_bytes_max=rng.choice([8, 16, 16, 64]) * 1024,
+        journal_bytes_max=rng.choice([32, 32, 64, 256]) * 1024,
+        cache_bytes=rng.choice([0, 4, 64]) * 1024,
+        apply_entries_max=rng.choice([2, 16, 256]),
         job_share=rng.choice([0.0, 0.02, 0.1]),
         clock_drift=rng.choice([0.0, 0.02, 0.05]),
         weights=weights,
