@@ -9,7 +9,7 @@ SEED ?= 1
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check sim chaos bench up format clean
+.PHONY: help setup demo test check sim chaos bench up format wheels clean
 
 help:
 	@echo "make demo    a real three-node cluster does the main job and explains itself (under 90 s)"
@@ -55,6 +55,11 @@ up: setup
 
 format: setup
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+# Wheels for an image build without a registry (see Dockerfile).
+wheels: setup
+	@$(BIN)/python -m pip wheel --quiet --wheel-dir deploy/wheels -c constraints.txt 'setuptools>=77' \
+	  aiohttp blake3 click lmdb lz4 msgspec numpy prometheus-client rich uvloop pysyncobj
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis results
