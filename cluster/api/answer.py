@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import NamedTuple
 
 import msgspec
 
 
-class About(NamedTuple):
+class About(msgspec.Struct, frozen=True):
     """The version of the space that an answer speaks of; becomes the `X-Lastgood-*` headers."""
 
     lvc: int

@@ -62,7 +62,7 @@ class PolicyArgs(Args, kw_only=True):
     lvc_delta: Positive | msgspec.UnsetType = msgspec.UNSET
     interval_s: Annotated[float, Meta(ge=0, le=1e9)] | msgspec.UnsetType = msgspec.UNSET
     ring: Annotated[int, Meta(ge=1, le=65536)] | msgspec.UnsetType = msgspec.UNSET
-    ttl_s: Annotated[float, Meta(ge=1, le=1e9)] | None | msgspec.UnsetType = msgspec.UNSET
+    ttl_s: Annotated[float, Meta(ge=1, le=1000000000.0)] | msgspec.UnsetType | None = msgspec.UNSET
     undo_bytes: Natural | msgspec.UnsetType = msgspec.UNSET
 
 

@@ -1,0 +1,277 @@
+"""Answer bodies of the API: what HTTP writes as JSON and the stream as msgpack, and what the OpenAPI document shows.
+
+Functions below make them from the results of `node/`. Every member is always there; one without a value is null.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from cluster.api.times import rfc3339
+from node.results import Policy, RollbackDone, SessionDone, SnapshotInfo, SpaceInfo, TxDone
+
+Struct = msgspec.Struct
+
+
+class TxBody(Struct):
+    """A committed transaction. `log_seq` is that of its last before-image."""
+
+    lvc: int
+    epoch: int
+    log_seq: int
+    tx_id: str
+
+
+class SpaceBody(Struct):
+    """One space. `pages` hold data, `dirty_pages` changed since `last_snapshot`."""
+
+    name: str
+    uid: int
+    page_size: int
+    max_pages: int
+    size: int
+    pages: int
+    lvc: int
+    epoch: int
+    state: str
+    dirty_pages: int
+    baseline_dirty_pages: int
+    dirty_ratio: float
+    baseline: int | None
+    last_snapshot: int | None
+    undo_from_lvc: int
+    policy: Policy
+    created: str
+
+
+class SnapshotBody(Struct):
+    """One snapshot. `dirty_pages` since `base`, `bytes` = those times the page size, `root` in hex."""
+
+    id: int
+    label: str | None
+    space: str
+    uid: int
+    kind: str
+    reason: str
+    base: int | None
+    lvc: int
+    epoch: int
+    root: str | None
+    size: int
+    pages: int
+    dirty_pages: int
+    bytes: int
+    index: int
+    created: str
+    expires: str | None
+    pins: list[str]
+
+
+class SnapshotsBody(Struct):
+    """One consistent cut over many spaces; `index` is the log index of the cut."""
+
+    index: int
+    snapshots: list[SnapshotBody]
+
+
+class PageBody(Struct):
+    """One page. `version` is the LVC of its last change; `digest` in hex, null while not yet hashed."""
+
+    page: int
+    version: int
+    digest: str | None
+    dirty: bool
+
+
+class DiffBody(Struct):
+    """`ranges` are `[first_page, count]`."""
+
+    pages_changed: int
+    bytes_changed: int
+    ranges: list[tuple[int, int]]
+
+
+class RollbackBody(Struct):
+    """A rollback. Snapshots as ids; `snapshot` is null when an LVC was named; `took_ms` is null in a replay."""
+
+    lvc: int
+    epoch: int
+    from_lvc: int
+    to_lvc: int
+    snapshot: int | None
+    left_snapshot: int
+    pages_reverted: int
+    verified: bool
+    took_ms: float | None
+
+
+class DryRunBody(Struct):
+    """What a rollback would change."""
+
+    dry_run: bool
+    pages_changed: int
+    ranges: list[tuple[int, int]]
+
+
+class WalRecordBody(Struct):
+    """One before-image (`kind` tx, one per range as written), or a rollback (`kind` rollback)."""
+
+    kind: str
+    log_seq: int
+    tx_id: str | None
+    lvc: int
+    epoch: int
+    index: int
+    offset: int | None
+    length: int | None
+    before: bytes | None
+    size_before: int
+    before_crc: int | None
+    after_crc: int | None
+    at: str
+
+
+class NodeBody(Struct):
+    """One node as the answering node sees it; figures of a node that is not reached are null."""
+
+    id: str
+    http: str
+    raft: str
+    bulk: str
+    role: str | None
+    reachable: bool
+    match_index: int | None
+    lag_entries: int | None
+    state: str
+
+
+class ClusterBody(Struct):
+    cluster_id: str
+    leader: str | None
+    term: int
+    commit_index: int
+    applied_index: int
+    nodes: list[NodeBody]
+
+
+class CheckBody(Struct):
+    """One check of `/livez` or `/readyz`."""
+
+    name: str
+    ok: bool
+    detail: str | None = None
+
+
+class SessionBody(Struct):
+    """An SDK session: a `seq` more than `window` above `ack` is refused; it ends after `idle_s` unused."""
+
+    session: int
+    window: int
+    idle_s: float
+
+
+class TransferBody(Struct):
+    id: str
+    purpose: str
+    peer: str
+    direction: str
+    state: str
+    total_bytes: int | None
+    done_bytes: int
+    resent_bytes: int
+    resumes: int
+    codec: str
+    rate_bytes_per_s: float
+    limit_bytes_per_s: float | None
+    started: str
+    eta_s: float | None
+
+
+class EventBody(Struct):
+    """What every event carries; further members depend on `type`. A node's own events carry `node` and no `seq`."""
+
+    seq: int
+    index: int
+    type: str
+    space: str | None
+    at: str
+
+
+class ProblemBody(Struct):
+    """RFC 9457. Some codes carry further members, as `oldest_lvc` and `newest_lvc` of `outside_window`."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    retryable: bool
+
+
+def tx_body(done: TxDone) -> TxBody:
+    return TxBody(done.lvc, done.epoch, done.log_seq, done.tx_id)
+
+
+def space_body(info: SpaceInfo) -> SpaceBody:
+    return SpaceBody(
+        name=info.name,
+        uid=info.uid,
+        page_size=info.page_size,
+        max_pages=info.max_pages,
+        size=info.size,
+        pages=info.pages,
+        lvc=info.lvc,
+        epoch=info.epoch,
+        state=info.state,
+        dirty_pages=info.dirty_pages,
+        baseline_dirty_pages=info.baseline_dirty_pages,
+        dirty_ratio=info.dirty_ratio,
+        baseline=info.baseline,
+        last_snapshot=info.last_snapshot,
+        undo_from_lvc=info.undo_from_lvc,
+        policy=info.policy,
+        created=rfc3339(info.created_ms) or "",
+    )
+
+
+def snapshot_body(info: SnapshotInfo, root: bytes | None) -> SnapshotBody:
+    """`root` comes from the node, when its threads have hashed it; it is derived, so it is no part of the result."""
+    return SnapshotBody(
+        id=info.id,
+        label=info.label,
+        space=info.space,
+        uid=info.uid,
+        kind=info.kind,
+        reason=info.reason,
+        base=info.base,
+        lvc=info.lvc,
+        epoch=info.epoch,
+        root=root.hex() if root is not None else None,
+        size=info.size,
+        pages=info.pages,
+        dirty_pages=info.dirty_pages,
+        bytes=info.bytes,
+        index=info.index,
+        created=rfc3339(info.created_ms) or "",
+        expires=rfc3339(info.expires_ms),
+        pins=info.pins,
+    )
+
+
+def rollback_body(done: RollbackDone, took_ms: float | None) -> RollbackBody:
+    """`took_ms` is this node's own figure: None in a replay."""
+    return RollbackBody(
+        lvc=done.lvc,
+        epoch=done.epoch,
+        from_lvc=done.from_lvc,
+        to_lvc=done.to_lvc,
+        snapshot=done.snapshot,
+        left_snapshot=done.left_snapshot,
+        pages_reverted=done.pages_reverted,
+        verified=done.verified,
+        took_ms=took_ms,
+    )
+
+
+def session_body(done: SessionDone) -> SessionBody:
+    return SessionBody(done.session, done.window, done.idle_ms / 1000)
