@@ -103,7 +103,7 @@ Frame = list[tuple[int, str, Request]]
 
 
 class Calls:
-    """All calls of one client without an outcome yet, over any number of links (connections, numbered by the caller)."""
+    """A client's calls without an outcome yet, over any number of links (connections, numbered by the driver)."""
 
     def __init__(self, *, limits: Limits, chance: random.Random) -> None:
         self.limits = limits

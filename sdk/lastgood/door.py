@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import random
 from collections.abc import Mapping
 from typing import Final, NamedTuple
@@ -91,8 +92,9 @@ class Door:
         body: bytes | None,
     ) -> Reply:
         limits = aiohttp.ClientTimeout(total=None, sock_connect=self._timing.connect_s, sock_read=15)
+        payload = None if body is None else io.BytesIO(body)  # sent in pieces; closed by the request, so made anew
         async with self._http.request(
-            method, url, params=params, headers=headers, data=body, timeout=limits, allow_redirects=False
+            method, url, params=params, headers=headers, data=payload, timeout=limits, allow_redirects=False
         ) as response:
             return Reply(response.status, response.headers, await response.read())
 

@@ -32,7 +32,8 @@ async def import_file(
     """Makes the space's bytes those of the file at `path`, by a row of transactions (not one).
 
     Takes a snapshot first and sets the size, then writes the pieces. In a space that never held anything, pieces of
-    zeros are left out. Raises ImportFailed, which names the LVC that leads back; OSError when the file can't be read at the start.
+    zeros are left out. Raises ImportFailed, which names the LVC that leads back; OSError for a file that
+    can't be opened.
     """
     with open(path, "rb", buffering=0) as file:
         total = os.fstat(file.fileno()).st_size

@@ -80,11 +80,13 @@ class Stream:
         self._waker: asyncio.Future[None] | None = None
         self._ticker: asyncio.TimerHandle | None = None
         self._closed = False
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._closing: set[asyncio.Task[Any]] = set()
         self._last_failure = ""
         self._down_since: float | None = None
         self._prefer_after = 0.0
         self._asking_leader = False
+        self._used = False  # something was sent since the last tick
         self._sender = self._loop.create_task(self._send_all(), name="lastgood-stream")
 
     # ------------------------------------------------------------ calls
@@ -116,13 +118,13 @@ class Stream:
         self._closed = True
         if self._ticker is not None:
             self._ticker.cancel()
-        tasks = [self._sender, *self._tasks, *(link.reader for link in self._links.values() if link.reader is not None)]
+        links = list(self._links.values())
+        tasks = [self._sender, *self._tasks, *(link.reader for link in links if link.reader is not None)]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._calls.close("the client was closed")
-        for link in list(self._links.values()):
-            await link.ws.close()
+        await asyncio.gather(*self._closing, *(link.ws.close() for link in links), return_exceptions=True)
 
     # ------------------------------------------------------------ sending
 
@@ -138,6 +140,7 @@ class Stream:
         while True:
             link = self._link
             if calls.queue:
+                self._used = True
                 if self._ticker is None:
                     self._ticker = self._loop.call_later(self._timing.tick_s, self._tick)
                 if link is None or calls.rotate:
@@ -191,6 +194,7 @@ class Stream:
                 ws = await self._http.ws_connect(
                     f"{url}/v1/stream",
                     heartbeat=self._timing.heartbeat_s,
+                    timeout=aiohttp.ClientWSTimeout(ws_close=self._timing.connect_s),
                     max_msg_size=_MESSAGE_BYTES_MAX,
                     compress=0,
                 )
@@ -241,13 +245,13 @@ class Stream:
             self._prefer_after = self._now() + self._timing.leader_check_s
         self._calls.lost(link.number)
         if not self._closed:
-            self._start(link.ws.close())
+            self._start(link.ws.close(), self._closing)
             self._wake()
 
-    def _start(self, work: Coroutine[Any, Any, Any]) -> None:
+    def _start(self, work: Coroutine[Any, Any, Any], kept: set[asyncio.Task[Any]]) -> None:
         task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        kept.add(task)
+        task.add_done_callback(kept.discard)
 
     def _close_if_left(self, link: Link) -> None:
         if self._calls.open_on(link.number) == 0:
@@ -263,8 +267,9 @@ class Stream:
             # Pings keep a living node's link; a link without any answer for so long is left all the same.
             if now - link.heard > self._timing.stall_s and self._calls.open_on(link.number):
                 self._lost(link)
-        if self._link is not None and self._calls.busy:
+        if self._link is not None and self._used:
             self._ask_leader()
+        self._used = False
         if self._calls.queue:
             self._wake()
         if self._calls.busy:
@@ -290,7 +295,7 @@ class Stream:
         leader = next((node.http for node in cluster.nodes if node.id == cluster.leader), None)
         url = self._endpoints.find(leader) if leader else None
         if url is not None and url != self._link.url:
-            self._start(self._go_to(url))
+            self._start(self._go_to(url), self._tasks)
 
     async def _go_to(self, url: str) -> None:
         if await self._connect(url):
