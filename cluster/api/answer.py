@@ -49,18 +49,27 @@ class DataBody(msgspec.Struct):
 class DataStream:
     """Like DataBody for bytes that would be too many to hold: `chunks` yields `length` bytes of one version.
 
-    HTTP only; the stream refuses it as `too_large`. Whoever takes it calls `aclose` when done, read or not.
+    The stream collects it when it fits into one message, else refuses it as `too_large`. Whoever takes it calls `aclose` when done, read or not.
     """
 
-    __slots__ = ("about", "chunks", "etag", "length", "offset", "size")
+    __slots__ = ("about", "chunks", "etag", "length", "offset", "size", "uid")
 
     def __init__(
-        self, *, chunks: AsyncIterator[bytes | memoryview], length: int, offset: int, size: int, etag: str, about: About
+        self,
+        *,
+        chunks: AsyncIterator[bytes | memoryview],
+        length: int,
+        offset: int,
+        size: int,
+        uid: int,
+        etag: str,
+        about: About,
     ) -> None:
         self.chunks = chunks
         self.length = length
         self.offset = offset
         self.size = size
+        self.uid = uid
         self.etag = etag
         self.about = about
 

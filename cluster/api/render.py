@@ -78,7 +78,7 @@ def next_link(path: str, raw_query: str, following: str) -> str:
 
 
 async def send_stream(request: web.BaseRequest, answer: Answer, body: DataStream) -> web.StreamResponse:
-    """Sends the chunks under a Content-Length. Breaks the connection when they end early: it must not pass for whole."""
+    """Sends the chunks under a Content-Length. Breaks the connection when they end early, lest it pass for whole."""
     headers = base_headers(answer)
     _tell_about(headers, body.about)
     _tell_bytes(headers, answer.status, body.etag, body.offset, body.length, body.size)

@@ -88,6 +88,7 @@ class StreamSession:
         self._wake: asyncio.Future[None] | None = None
         self._drained: asyncio.Future[None] | None = None
         self._over = False
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         """Reads until the client or the server closes. One task more writes."""
@@ -172,18 +173,47 @@ class StreamSession:
         size = ANSWER_BYTES_GUESS
         if charge:
             self._read_bytes_open -= charge
-            if isinstance(body, DataBody):
-                size += len(body.data)
-        if isinstance(body, DataStream):
-            answer = self._too_large(body.length)
-            self._loop.create_task(body.aclose())
-        if self._over:
+        if isinstance(body, DataBody):
+            size += len(body.data)
+        elif isinstance(body, DataStream):
+            self._keep(self._loop.create_task(self._collect(request, answer.status, body)))
             return
+        if not self._over:
+            self._put(request, answer, size)
+
+    def _put(self, request: int, answer: Answer, size: int) -> None:
+        """Hands an answer of about `size` bytes to the writer."""
         self._unsent.append((request, answer))
         self._unsent_bytes += size
         wake = self._wake
         if wake is not None and not wake.done():
             wake.set_result(None)
+
+    def _keep(self, task: asyncio.Task[None]) -> None:
+        """The loop holds tasks weakly; this holds it until it is done."""
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _collect(self, request: int, status: int, body: DataStream) -> None:
+        """A read that the service would send in chunks goes out whole, when it fits into one message."""
+        answer = self._too_large(body.length)
+        self._open += 1
+        try:
+            if body.length + ANSWER_BYTES_GUESS <= STREAM_MESSAGE_BYTES_MAX:
+                whole = b"".join([bytes(chunk) async for chunk in body.chunks])
+                about = body.about
+                answer = Answer(
+                    status,
+                    DataBody(whole, body.offset, body.size, about.lvc, about.epoch, about.index, body.uid, body.etag),
+                )
+        except Exception as error:
+            _log.error("stream.read_broken", error=error)
+            answer = problem("internal", "the read failed inside the node; see its log")
+        finally:
+            self._open -= 1
+            await body.aclose()
+        if not self._over:
+            self._put(request, answer, ANSWER_BYTES_GUESS + body.length)
 
     def _too_many_bytes(self) -> Answer:
         held = self._read_bytes_open
