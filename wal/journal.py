@@ -190,7 +190,9 @@ class RaftJournal:
                 batch = [recent]
             else:
                 segment = self._segment_of(index)
-                batch = self._read(segment, index, min(stop, segment.stop_index), left)
+                # Entries in memory may not be written yet.
+                on_disk = min(stop, segment.stop_index, self.recent.first if self.recent.entries else stop)
+                batch = self._read(segment, index, on_disk, left)
             for entry in batch:
                 left -= len(entry[0])
                 if left < 0 and found:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from wal.checks import Corrupt, FailStop, invariant
 from wal.disk import File
 from wal.entries import Segment
@@ -120,15 +122,17 @@ def replay(journal: RaftJournal, folder: SegmentFolder) -> None:
     opened = [folder.open(segment_id) for segment_id in ids]
     newest = opened[-1][1]
     garbage = [segment_id for segment_id in ids if segment_id < newest.oldest_segment]
-    _require_row(folder, ids[len(garbage) :], newest.oldest_segment)
+    kept = opened[len(garbage) :]
+    _require_row(folder, ids[len(garbage) :])
     for file, _ in opened[: len(garbage)]:
         file.close()
     torn = None
-    kept = opened[len(garbage) :]
     for at, (file, head) in enumerate(kept):
         state.start(head, first=at == 0)
         following = kept[at + 1][1] if at + 1 < len(kept) else None
         torn = _replay_segment(state, file, head, following)
+    if state.oldest_segment < kept[0][1].segment_id:
+        raise Corrupt(folder.path(state.oldest_segment), 0, "a segment", "no file")
     garbage += _drop_below(journal, state.oldest_segment)
     for segment_id in garbage:
         folder.drop(segment_id)
@@ -136,10 +140,10 @@ def replay(journal: RaftJournal, folder: SegmentFolder) -> None:
     journal.recovered = Recovered(len(journal.segments), state.records, state.nbytes, torn)
 
 
-def _require_row(folder: SegmentFolder, ids: list[int], oldest: int) -> None:
-    for at, segment_id in enumerate(ids):
-        if segment_id != oldest + at:
-            raise Corrupt(folder.path(oldest + at), 0, "a segment", "no file")
+def _require_row(folder: SegmentFolder, ids: list[int]) -> None:
+    for before, segment_id in pairwise(ids):
+        if segment_id != before + 1:
+            raise Corrupt(folder.path(before + 1), 0, "a segment", "no file")
 
 
 def _replay_segment(state: _Replay, file: File, head: SegmentHead, following: SegmentHead | None) -> TornTail | None:
