@@ -18,17 +18,18 @@ SMALL = JournalConfig(bytes_max=1 << 20, segment_bytes=1 << 16, cache_bytes=1 <<
 
 
 class ListMachine:
-    """Applies by appending to a list. A command that starts with b'job' takes three steps."""
+    """Applies by appending to a list. A command that starts with b'job' takes until `jobs_may_end`."""
 
     def __init__(self, base: Base | None = None, applied: list[Any] | None = None) -> None:
         self.applied: list[tuple[int, int, bytes]] = list(applied or [])
         self.base = base
         self.applied_index = base.index if base else 0
         self.named: dict[str, str] | None = None
+        self.jobs_may_end = False
 
     def apply(self, index: int, term: int, raw: bytes) -> Any:
         if raw.startswith(b"job"):
-            return ThreeSteps(self, (index, term, raw))
+            return SlowJob(self, (index, term, raw))
         return self.finish((index, term, raw))
 
     def finish(self, entry: tuple[int, int, bytes]) -> Any:
@@ -46,13 +47,12 @@ class ListMachine:
         return [raw for _, _, raw in self.applied]
 
 
-class ThreeSteps:
+class SlowJob:
     def __init__(self, machine: ListMachine, entry: tuple[int, int, bytes]) -> None:
-        self.machine, self.entry, self.left = machine, entry, 3
+        self.machine, self.entry = machine, entry
 
     def step(self, budget_ms: float) -> Any:
-        self.left -= 1
-        return self.machine.finish(self.entry) if self.left == 0 else None
+        return self.machine.finish(self.entry) if self.machine.jobs_may_end else None
 
 
 class Member:

@@ -89,13 +89,16 @@ def test_a_job_holds_what_comes_after_it_but_not_the_heartbeats() -> None:
     leader = cluster.leader()
     cluster.until(lambda: leader.core.accepting_writes)
     job, after = cluster.propose(b"job"), cluster.propose(b"after")
-    leader.core.tick()
-    while leader.machine.commands()[-1] != b"job":
-        assert not job and not after and b"after" not in leader.machine.commands()
-        cluster.now += 0.001
-        cluster.step() if not leader.core.applier.job_running else leader.core.tick()
+    seen: list[int | None] = []
+    cluster.run(0.1)
+    leader.core.read_index(seen.append)
+    cluster.run(3)
+    assert cluster.leaders() == [leader] and not job and not after and not seen
+    assert all(member.machine.commands()[-1] not in (b"job", b"after") for member in cluster.members.values())
+    for member in cluster.members.values():
+        member.machine.jobs_may_end = True
     cluster.run(0.05)
-    assert isinstance(job[0], Committed) and isinstance(after[0], Committed)
+    assert isinstance(job[0], Committed) and isinstance(after[0], Committed) and seen == [after[0].index]
 
 
 def test_restart_replays_the_journal() -> None:
