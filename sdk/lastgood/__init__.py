@@ -9,6 +9,7 @@
 `lastgood.sync.connect` gives the same to programs without an event loop.
 """
 
+from lastgood import sync
 from lastgood.answers import (
     ClusterStatus,
     Cut,
@@ -114,4 +115,5 @@ __all__ = [
     "WalRecord",
     "Written",
     "connect",
+    "sync",
 ]

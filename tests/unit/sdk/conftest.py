@@ -3,9 +3,9 @@ from __future__ import annotations
 import random
 from collections.abc import AsyncIterator
 
+import lastgood
 import pytest
 
-import lastgood
 from tests.unit.sdk.fake_server import FakeCluster, FakeNode
 
 QUICK = lastgood.Timing(

@@ -1,7 +1,7 @@
 """A cluster in one process that speaks the stream and the HTTP that the SDK uses, with faults on demand.
 
-It keeps whole bytes, no pages: enough to be a faithful partner for a client, not a model of the product. All nodes share
-one state, so a retry on another node meets the same table of seats.
+It keeps whole bytes, no pages: enough to be a faithful partner for a client, not a model of the product. All nodes
+share one state, so a retry on another node meets the same table of seats.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import Any
 
 import msgspec
 from aiohttp import WSMsgType, web
-
 from lastgood.codes import CODES
 
 pack = msgspec.msgpack.Encoder().encode

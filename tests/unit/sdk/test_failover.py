@@ -6,9 +6,9 @@ import asyncio
 import gc
 import random
 
+import lastgood
 import pytest
 
-import lastgood
 from tests.unit.sdk.conftest import QUICK
 from tests.unit.sdk.fake_server import FakeCluster, FakeNode
 

@@ -6,9 +6,9 @@ import asyncio
 import os
 from pathlib import Path
 
+import lastgood
 import pytest
 
-import lastgood
 from tests.unit.sdk.fake_server import FakeCluster
 
 
