@@ -44,7 +44,9 @@ class Kind(enum.IntEnum):
     PAGES = 10
     PING = 11
     WAIT = 12  # the answer is being made; also the answer to PING
+    BYE = 13  # all is there and durable: the sender may let the checkpoint go
     REFUSED = 14
+    TELL = 15  # how much will be asked for; no answer
 
 
 class Codec(enum.IntEnum):
@@ -86,6 +88,13 @@ class GetManifest(msgspec.Struct, frozen=True):
     have: bytes
 
 
+class Tell(msgspec.Struct, frozen=True):
+    """What the receiver has found to be missing, for the sender's list of transfers. Page bytes."""
+
+    total_bytes: int
+    done_bytes: int
+
+
 class RefusedBody(msgspec.Struct, frozen=True):
     """`code`: `wrong_cluster`, `not_yet` (no checkpoint of that index yet), `gone` (ask for the manifest again),
     `rotten`.
@@ -95,13 +104,14 @@ class RefusedBody(msgspec.Struct, frozen=True):
     detail: str
 
 
-CONTROL: Final[dict[Kind, type[Hello] | type[Welcome] | type[GetManifest] | type[RefusedBody]]] = {
+CONTROL: Final[dict[Kind, type[Hello] | type[Welcome] | type[GetManifest] | type[RefusedBody] | type[Tell]]] = {
     Kind.HELLO: Hello,
     Kind.WELCOME: Welcome,
     Kind.GET_MANIFEST: GetManifest,
     Kind.REFUSED: RefusedBody,
+    Kind.TELL: Tell,
 }
-ControlBody = Hello | Welcome | GetManifest | RefusedBody
+ControlBody = Hello | Welcome | GetManifest | RefusedBody | Tell
 _encode = msgspec.msgpack.Encoder().encode
 
 # Pages and chunks carry no CRC: their digests say more. A part of a manifest is covered by the manifest's digest as
@@ -151,7 +161,7 @@ def check_body(header: Header, body: bytes | bytearray | memoryview) -> None:
 
 
 def decode_control(kind: Kind, body: bytes | bytearray | memoryview) -> ControlBody:
-    """Body of HELLO, WELCOME, GET_MANIFEST or REFUSED. Raises Damaged."""
+    """Body of a kind in `CONTROL`. Raises Damaged."""
     try:
         return msgspec.msgpack.decode(body, type=CONTROL[kind])
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:

@@ -48,7 +48,8 @@ MANIFEST_BYTES_MAX: Final = 1 << 30
 class Manifest(msgspec.Struct, frozen=True, eq=False):
     """`leaves` (LEAF_ROW) holds each distinct leaf once; a leaf's id is its place in there. `chunks`: CHUNK_ROW.
 
-    `uid` and `leaf_no` say where a leaf stands (the first such place): a receiver that holds that space can ask for less.
+    `uid` and `leaf_no` say where a leaf stands (the first such place): a receiver that holds that space can ask for
+    less.
     `prev_index` and `prev_term` name the entry before `index`, which the consensus core needs beside it.
     """
 

@@ -12,6 +12,7 @@ from typing import Final, TypeAlias
 
 import msgspec
 
+from cluster.consensus.seams import Base as Base
 from cluster.transfer.frames import Kind
 from cluster.transfer.manifest import Manifest
 from wal.checks import unreachable
@@ -36,16 +37,6 @@ class Work(enum.Enum):
     FETCHING = "fetching"  # fetching pages
     SETTLING = "settling"  # all is verified, not yet all durable
     DONE = "done"
-
-
-class Base(Struct, frozen=True):
-    """A checkpoint as the consensus message names it. `digest` b"" = any checkpoint of at least `index` will do."""
-
-    index: int
-    term: int
-    prev_index: int
-    prev_term: int
-    digest: bytes = b""
 
 
 class Ask(Struct, frozen=True):

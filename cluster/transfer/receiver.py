@@ -75,7 +75,7 @@ class Receiver:
         self.verified_bytes = 0
         self.rejected_frames = 0
         self._window_bytes = window_bytes
-        self._credit_bytes = credit_bytes
+        self.credit_bytes = credit_bytes
         self._requests = 0
         self._pending: deque[Ask] = deque()
         self._outstanding: dict[int, Ask] = {}  # asked for and not yet verified
@@ -154,7 +154,7 @@ class Receiver:
         manifest = event.manifest
         if manifest.index < self.want.index:
             return [Drop(f"checkpoint {manifest.index} is older than {self.want.index}", rotate=True)]
-        if manifest.index == self.want.index and self.want.digest not in (b"", manifest.digest):
+        if manifest.index == self.want.index and self.want.manifest_digest not in (b"", manifest.digest):
             return [Drop("manifest is not the one that the consensus message names", rotate=True)]
         self.link = next_link(self.link, GotManifest)
         if not self.needs_link:
@@ -229,8 +229,8 @@ class Receiver:
         return [Drop(f"{event.code}: {event.detail}", rotate=True)]
 
     def _credited(self, event: Credit) -> list[Effect]:
-        if self._credit_bytes is not None:
-            self._credit_bytes += event.nbytes
+        if self.credit_bytes is not None:
+            self.credit_bytes += event.nbytes
         return self._fill()
 
     def _settled(self, event: Settled) -> list[Effect]:
@@ -248,8 +248,8 @@ class Receiver:
             ask = self._pending.popleft()
             self._requests += 1
             self._outstanding[self._requests] = ask
-            if self._credit_bytes is not None:
-                self._credit_bytes -= ask.nbytes
+            if self.credit_bytes is not None:
+                self.credit_bytes -= ask.nbytes
             effects.append(Send(self._requests, ask))
         if not self._pending and not self._outstanding:
             self.work = next_work(self.work, Emptied)
@@ -257,7 +257,7 @@ class Receiver:
         return effects
 
     def _may_ask(self, ask: Ask) -> bool:
-        if self._credit_bytes is not None and self._credit_bytes <= 0:
+        if self.credit_bytes is not None and self.credit_bytes <= 0:
             return False
         return not self._outstanding or self.asked_bytes + ask.nbytes <= self._window_bytes
 

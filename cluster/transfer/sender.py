@@ -23,6 +23,7 @@ from cluster.transfer.frames import (
     Hello,
     Kind,
     RefusedBody,
+    Tell,
     Welcome,
     decode_chunk_asks,
     decode_control,
@@ -51,7 +52,9 @@ STAGE_NEXT: Final[dict[tuple[Stage, Kind], Stage]] = {
     (Stage.SERVING, Kind.GET_LEAVES): Stage.SERVING,
     (Stage.SERVING, Kind.GET_CHUNKS): Stage.SERVING,
     (Stage.SERVING, Kind.GET_PAGES): Stage.SERVING,
+    (Stage.SERVING, Kind.TELL): Stage.SERVING,
     (Stage.SERVING, Kind.PING): Stage.SERVING,
+    (Stage.SERVING, Kind.BYE): Stage.CHOOSING,
 }
 
 
@@ -97,11 +100,21 @@ class SendWait(Struct, frozen=True):
     request: int
 
 
+class NoteTotal(Struct, frozen=True):
+    told: Tell
+
+
+class LetGo(Struct, frozen=True):
+    """The receiver has everything, durably."""
+
+
 class Close(Struct, frozen=True):
     reason: str
 
 
-Effect: TypeAlias = Answer | ChooseManifest | SendManifest | SendLeaves | SendChunks | SendPages | SendWait | Close
+Effect: TypeAlias = (
+    Answer | ChooseManifest | SendManifest | SendLeaves | SendChunks | SendPages | SendWait | NoteTotal | LetGo | Close
+)
 
 
 class Sender:
@@ -129,14 +142,18 @@ class Sender:
 
     def _answer(self, header: Header, body: bytes | bytearray | memoryview) -> list[Effect]:
         request = header.request
-        if header.kind in (Kind.HELLO, Kind.GET_MANIFEST):
+        if header.kind in (Kind.HELLO, Kind.GET_MANIFEST, Kind.TELL):
             control = decode_control(header.kind, body)
+            if isinstance(control, Tell):
+                return [NoteTotal(control)]
             if isinstance(control, Hello):
                 return self._greet(control)
             if isinstance(control, GetManifest):
                 return [ChooseManifest(request, control)]
         if header.kind is Kind.PING:
             return [SendWait(request)]
+        if header.kind is Kind.BYE:
+            return [LetGo()]
         if header.kind is Kind.GET_LEAVES:
             return [SendLeaves(request, self._known(decode_leaf_asks(bytes(body)), "leaf", LEAVES_MAX))]
         if header.kind is Kind.GET_CHUNKS:

@@ -1,0 +1,532 @@
+"""One incoming transfer on threads: dials, pulls, verifies, makes durable. Executes what `Receiver` decides.
+
+Threads: one reads the socket (straight into the heap's mapping), two verify, one makes durable, one does the long steps
+(compare, plan, settle). They meet in `_on`, under one lock.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from cluster.transfer.frames import (
+    BODY_BYTES_MAX,
+    Codec,
+    Damaged,
+    GetManifest,
+    Header,
+    Hello,
+    Kind,
+    RefusedBody,
+    Tell,
+    Welcome,
+    decode_control,
+    decode_manifest_part,
+    encode_control,
+    encode_frame,
+)
+from cluster.transfer.landing import Landing, LocalState
+from cluster.transfer.limiter import Bucket
+from cluster.transfer.manifest import MANIFEST_BYTES_MAX, Manifest, decode_manifest
+from cluster.transfer.protocol import (
+    WINDOW_BYTES,
+    Ask,
+    AskManifest,
+    Base,
+    Compare,
+    Compared,
+    Credit,
+    Drop,
+    Effect,
+    Event,
+    Finished,
+    GotManifest,
+    LinkLost,
+    LinkUp,
+    MakePlan,
+    ManifestUnchanged,
+    PeerRefused,
+    Planned,
+    Received,
+    Rejected,
+    SayHello,
+    Send,
+    Settle,
+    Settled,
+    Verified,
+    Welcomed,
+    Work,
+)
+from cluster.transfer.receiver import Receiver
+from cluster.transfer.registry import RATE_SPAN_S, Registry, Tracked
+from cluster.transfer.wire import Wire
+from node.heap import HeapFull
+
+log = logging.getLogger("lastgood.transfer")
+
+VERIFIERS: Final = 2
+RETRY_S: Final = 0.05
+REFUSED_RETRY_S: Final = 0.2
+PING_S: Final = 5.0
+
+
+class TransferSettings(msgspec.Struct, frozen=True):
+    """Times in milliseconds, sizes in bytes."""
+
+    silence_ms: int = 500  # no byte for so long: drop and dial again; also the longest attempt to connect
+    window_bytes: int = WINDOW_BYTES
+    sync_bytes: int = 32 << 20  # what is verified becomes durable when it is so much …
+    sync_ms: int = 30  # … or that old
+    packed_below_bytes_per_s: int = 60_000_000  # a link slower than this gets LZ4
+
+
+class PeerAddress(msgspec.Struct, frozen=True):
+    """A node to pull from: its id and its bulk address."""
+
+    id: str
+    host: str
+    port: int
+
+
+class Local(Protocol):
+    """What the client needs of the node. `freeze_local` is called in a worker thread."""
+
+    def freeze_local(self) -> LocalState: ...
+
+
+class Stopped(Exception):
+    """The transfer was closed before it was done; what has been received stays."""
+
+
+class BulkClient:
+    """Pulls one checkpoint. `run()` blocks until it is complete and durable; `close()` ends it from another thread."""
+
+    def __init__(
+        self,
+        *,
+        want: Base,
+        transfer: str,
+        purpose: str,
+        cluster_id: str,
+        node: str,
+        peers: Callable[[], Sequence[PeerAddress]],
+        landing: Landing,
+        local: Local,
+        registry: Registry,
+        bucket: Bucket,
+        now: Callable[[], float],
+        settings: TransferSettings | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self._settings = settings or TransferSettings()
+        self._landing = landing
+        self._local = local
+        self._registry = registry
+        self._bucket = bucket
+        self._now = now
+        self._tls = tls
+        self._peers = peers
+        self._hello = Hello(cluster_id, node, transfer, purpose)
+        self._core = Receiver(
+            want,
+            window_bytes=self._settings.window_bytes,
+            credit_bytes=1 if bucket.limited else None,
+            held=landing.held,
+        )
+        self.tracked: Tracked = registry.start(
+            transfer,
+            purpose=purpose,
+            direction="in",
+            peer=None,
+            limit_bytes_per_s=bucket.rate_bytes_per_s or None,
+        )
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
+        self._closed = threading.Event()
+        self._done = False
+        self._error: Exception | None = None
+        self._wire: Wire | None = None
+        self._rotate = False
+        self._refused = False
+        self._codec = Codec.RAW
+        self._planned_at = now()
+        self._counted = [0, 0, 0]
+        self._verify: queue.SimpleQueue[tuple[int, Ask, Header, bytes | None] | None] = queue.SimpleQueue()
+        self._steps: queue.SimpleQueue[Effect | None] = queue.SimpleQueue()
+        self._wake_sync = threading.Event()
+
+    # ------------------------------------------------------------ life
+
+    def run(self) -> Manifest:
+        """Returns the manifest of the checkpoint that is now here, complete, verified and durable.
+
+        Raises Stopped after `close`, and OSError when this node's own disk fails.
+        """
+        threads = [threading.Thread(target=self._verify_loop, name=f"bulk-verify-{n}", daemon=True) for n in range(2)]
+        threads.append(threading.Thread(target=self._step_loop, name="bulk-steps", daemon=True))
+        threads.append(threading.Thread(target=self._sync_loop, name="bulk-sync", daemon=True))
+        if self._bucket.limited:
+            threads.append(threading.Thread(target=self._pace_loop, name="bulk-pace", daemon=True))
+        for thread in threads:
+            thread.start()
+        try:
+            self._dial_loop()
+        finally:
+            self._closed.set()
+            self._wake_sync.set()
+            self._steps.put(None)
+            for _ in range(VERIFIERS):
+                self._verify.put(None)
+            for thread in threads:
+                thread.join()
+        if self._error is not None:
+            raise self._error
+        manifest = self._core.manifest
+        if not self._done or manifest is None:
+            raise Stopped(f"transfer {self._hello.transfer}")
+        return manifest
+
+    def close(self) -> None:
+        """Ends `run` soon. Any thread."""
+        self._closed.set()
+        with self._changed:
+            if self._wire is not None:
+                self._wire.close()
+            self._changed.notify_all()
+
+    @property
+    def manifest(self) -> Manifest | None:
+        return self._core.manifest
+
+    def finished(self, state: str) -> None:
+        """Says how it ended, once the image is installed (or not)."""
+        self._publish()
+        self.tracked.finish(state)
+        self._registry.event("transfer.finished", self.tracked)
+
+    def _fail(self, error: Exception) -> None:
+        self._error = self._error or error
+        self.close()
+
+    # ------------------------------------------------------------ events and effects
+
+    def _on(self, event: Event) -> None:
+        with self._changed:
+            for effect in self._core.on(event):
+                self._execute(effect)
+            self._changed.notify_all()
+
+    def _execute(self, effect: Effect) -> None:
+        """Under the lock. Sends are small; everything long goes to the steps' thread."""
+        if isinstance(effect, Send):
+            codec = self._codec if effect.ask.kind is Kind.GET_PAGES else Codec.RAW
+            self._bucket.spend(effect.ask.nbytes)
+            self._say(encode_frame(effect.ask.kind, effect.request, self._landing.body_of(effect.ask), codec))
+        elif isinstance(effect, SayHello):
+            self._say(encode_control(Kind.HELLO, self._hello))
+        elif isinstance(effect, AskManifest):
+            self._say(encode_control(Kind.GET_MANIFEST, GetManifest(effect.index_min, effect.have)))
+        elif isinstance(effect, (Compare, MakePlan, Settle)):
+            self._steps.put(effect)
+        elif isinstance(effect, Drop):
+            log.info("transfer.dropped peer=%s reason=%s", self._core.peer, effect.reason)
+            self._rotate = self._rotate or effect.rotate
+            self._refused = True
+            if self._wire is not None:
+                self._wire.close()
+        elif isinstance(effect, Finished):
+            self._done = True
+
+    def _say(self, frame: bytes) -> None:
+        """A send that fails is noticed by the thread that reads: it finds the connection closed."""
+        wire = self._wire
+        if wire is not None:
+            try:
+                wire.send(frame)
+            except OSError:
+                wire.close()
+
+    # ------------------------------------------------------------ the thread that reads
+
+    def _dial_loop(self) -> None:
+        turn = 0
+        while not self._closed.is_set():
+            with self._changed:
+                if self._done:
+                    break
+                if not self._core.needs_link:
+                    self._changed.wait(0.5)
+                    continue
+            peers = self._peers()
+            if not peers:
+                self._closed.wait(REFUSED_RETRY_S)
+                continue
+            peer = peers[turn % len(peers)]
+            progress = self._core.verified_bytes
+            reason = self._connect_and_read(peer)
+            if self._done or self._closed.is_set():
+                break
+            if self._rotate or self._core.verified_bytes == progress:
+                turn += 1
+            pause = REFUSED_RETRY_S if self._refused else RETRY_S
+            self._rotate = self._refused = False
+            if self._core.needs_link:
+                self.tracked.update(state="retrying")
+                log.info("transfer.interrupted peer=%s reason=%s done=%d", peer.id, reason, self._landing.done_bytes)
+            self._closed.wait(pause)
+
+    def _connect_and_read(self, peer: PeerAddress) -> str:
+        try:
+            wire = self._dial(peer)
+        except OSError as error:
+            return str(error)
+        try:
+            with self._changed:
+                if self._closed.is_set():
+                    return "closed"
+                self._wire = wire
+                self.tracked.update(peer=peer.id)
+                self._on(LinkUp(peer.id))
+            reason = self._read_loop(wire)
+        finally:
+            with self._changed:
+                self._wire = None
+            wire.release()
+            self._on(LinkLost("connection ended"))
+            self._publish()
+        return reason
+
+    def _dial(self, peer: PeerAddress) -> Wire:
+        timeout = self._settings.silence_ms / 1000
+        sock = socket.socket(socket.AF_INET6 if ":" in peer.host else socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._settings.window_bytes)
+            sock.settimeout(timeout)
+            sock.connect((peer.host, peer.port))
+            if self._tls is not None:
+                sock = self._tls.wrap_socket(sock, server_hostname=peer.host)
+        except OSError:
+            sock.close()
+            raise
+        return Wire(sock, silence_ms=self._settings.silence_ms, send_ms=self._settings.silence_ms)
+
+    def _read_loop(self, wire: Wire) -> str:
+        """Reads until the connection ends or nothing more is needed; returns why."""
+        manifest = bytearray()
+        try:
+            while True:
+                if not self._await_bytes(wire):
+                    return "done"
+                header = wire.receive_header()
+                if header.kind is Kind.PAGES:
+                    self._read_pages(wire, header)
+                    continue
+                body = wire.receive_body(header)
+                if header.kind in (Kind.LEAVES, Kind.CHUNKS):
+                    self._received(header, bytes(body))
+                elif header.kind is Kind.MANIFEST:
+                    manifest = self._read_manifest(manifest, bytes(body))
+                elif header.kind is not Kind.WAIT:
+                    self._read_control(header, body)
+        except OSError as error:
+            return str(error)
+        except Damaged as error:
+            with self._changed:
+                self._registry.count(rejected_frames=1)
+                self._execute(Drop(str(error), rotate=True))
+            return str(error)
+
+    def _await_bytes(self, wire: Wire) -> bool:
+        """Waits until the peer owes something. False when nothing more is needed of it."""
+        with self._changed:
+            while not self._core.awaits_bytes:
+                if self._done:
+                    self._say(encode_frame(Kind.BYE, 0))
+                    return False
+                if self._closed.is_set():
+                    return False
+                if self._wire is not wire:
+                    return True
+                if not self._changed.wait(PING_S):
+                    self._say(encode_frame(Kind.PING, 0))
+        return True
+
+    def _read_pages(self, wire: Wire, header: Header) -> None:
+        with self._changed:
+            ask = self._core.ask_of(header.request)
+        if ask is None or ask.kind is not Kind.GET_PAGES:
+            raise Damaged(f"pages of request {header.request} that was not asked for")
+        if header.codec is Codec.LZ4:
+            packed = bytes(wire.receive(header.body_bytes))
+        elif header.body_bytes == ask.nbytes:
+            packed = None
+            wire.receive_into(self._landing.views(ask))
+        else:
+            raise Damaged(f"{header.body_bytes} bytes of pages, asked for {ask.nbytes}")
+        self._on(Received(header.request))
+        self._verify.put((header.request, ask, header, packed))
+
+    def _received(self, header: Header, body: bytes) -> None:
+        with self._changed:
+            ask = self._core.ask_of(header.request)
+            if ask is None or ask.kind + 1 != header.kind:
+                raise Damaged(f"{header.kind.name} of request {header.request} that was not asked for")
+            self._on(Received(header.request))
+        self._verify.put((header.request, ask, header, body))
+
+    def _read_manifest(self, parts: bytearray, body: bytes) -> bytearray:
+        total, offset, part = decode_manifest_part(body)
+        if total == 0:
+            self._on(ManifestUnchanged())
+            return bytearray()
+        if offset != len(parts) or total > MANIFEST_BYTES_MAX or len(part) > BODY_BYTES_MAX:
+            raise Damaged(f"manifest part at {offset} of {total}, expected {len(parts)}")
+        parts += part
+        if len(parts) == total:
+            self._on(GotManifest(decode_manifest(bytes(parts))))
+            return bytearray()
+        return parts
+
+    def _read_control(self, header: Header, body: bytes | bytearray) -> None:
+        control = decode_control(header.kind, body) if header.kind in (Kind.WELCOME, Kind.REFUSED) else None
+        if isinstance(control, Welcome):
+            self._on(Welcomed(control.node))
+        elif isinstance(control, RefusedBody):
+            self._on(PeerRefused(control.code, control.detail))
+        else:
+            raise Damaged(f"unexpected {header.kind.name}")
+
+    # ------------------------------------------------------------ the other threads
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        """A failure of this node itself (its disk, a broken rule) ends the transfer and is raised by `run`."""
+        try:
+            work()
+        except Exception as error:
+            self._fail(error)
+
+    def _verify_loop(self) -> None:
+        while (job := self._verify.get()) is not None:
+            request, ask, header, body = job
+            self._guarded(lambda: self._verify_one(request, ask, header, body))  # noqa: B023
+
+    def _verify_one(self, request: int, ask: Ask, header: Header, body: bytes | None) -> None:
+        again: tuple[Ask, ...] = ()
+        try:
+            if ask.kind is Kind.GET_PAGES:
+                self._landing.take_pages(ask, body)
+                self._wake_sync.set()
+            elif ask.kind is Kind.GET_LEAVES:
+                again = self._landing.take_leaves(ask, body or b"")
+            else:
+                self._landing.take_chunk(ask, body or b"", header.codec)
+        except Damaged as error:
+            self._registry.count(rejected_frames=1)
+            self._on(Rejected(request, str(error)))
+            return
+        self._on(Verified(request, again))
+
+    def _step_loop(self) -> None:
+        while (effect := self._steps.get()) is not None:
+            self._guarded(lambda: self._step(effect))
+
+    def _step(self, effect: Effect) -> None:
+        if isinstance(effect, Compare):
+            asks = self._landing.compare(effect.manifest, self._local.freeze_local())
+            self._on(Compared(effect.round, asks))
+        elif isinstance(effect, MakePlan):
+            self._plan(effect)
+        elif isinstance(effect, Settle):
+            self._landing.sync()
+            self._on(Settled())
+
+    def _plan(self, effect: MakePlan) -> None:
+        while not self._closed.is_set():
+            try:
+                asks = self._landing.plan()
+                break
+            except HeapFull as error:
+                log.warning("transfer.no_room %s", error)
+                self.tracked.update(state="waiting")
+                self._closed.wait(0.5)
+        else:
+            return
+        with self._changed:
+            self._say(encode_control(Kind.TELL, Tell(self._landing.total_bytes, self._landing.done_bytes)))
+            self._announce()
+            self._on(Planned(effect.round, asks))
+
+    def _announce(self) -> None:
+        self._planned_at = self._now()
+        again = self._landing.done_bytes > 0 or self._core.resumes > 0
+        self.tracked.update(state="running", total_bytes=self._landing.total_bytes, done_bytes=self._landing.done_bytes)
+        self._registry.event("transfer.resumed" if again else "transfer.started", self.tracked)
+
+    def _sync_loop(self) -> None:
+        while not self._closed.is_set():
+            self._wake_sync.wait()
+            self._wake_sync.clear()
+            deadline = self._now() + self._settings.sync_ms / 1000
+            while self._landing.fresh_bytes < self._settings.sync_bytes and not self._closed.is_set():
+                left = deadline - self._now()
+                if left <= 0:
+                    break
+                self._closed.wait(min(left, 0.01))
+            if self._landing.fresh_bytes and not self._closed.is_set():
+                self._guarded(self._landing.sync)
+            self._publish()
+
+    def _pace_loop(self) -> None:
+        """With a limit of rate: lets one more request go whenever the bucket has paid for the last."""
+        while not self._closed.is_set():
+            wait = self._bucket.wait_s()
+            if wait > 0:
+                self._closed.wait(min(wait, 0.2))
+                continue
+            with self._changed:
+                credit = self._core.credit_bytes
+                if credit is not None and credit <= 0:
+                    self._on(Credit(1 - credit))
+                else:
+                    self._changed.wait(0.05)
+
+    def _publish(self) -> None:
+        """Brings registry and counters up to date."""
+        with self._changed:
+            core = self._core
+            now = [core.resent_bytes, core.resumes, self._received_bytes()]
+            added = [new - old for new, old in zip(now, self._counted, strict=True)]
+            resumed = added[1] > 0
+            self._counted = now
+            running = core.work is Work.FETCHING and self._wire is not None
+            fields: dict[str, Any] = {"state": "running"} if running else {}
+            self.tracked.update(
+                total_bytes=self._landing.total_bytes,
+                done_bytes=self._landing.done_bytes,
+                resent_bytes=core.resent_bytes,
+                resumes=core.resumes,
+                codec=self._codec.name.lower(),
+                **fields,
+            )
+        self._registry.count(resent_bytes=added[0], resumes=added[1], received_bytes=added[2])
+        if resumed:
+            self._registry.event("transfer.resumed", self.tracked)
+        self._choose_codec()
+
+    def _received_bytes(self) -> int:
+        return self._core.verified_bytes
+
+    def _choose_codec(self) -> None:
+        """Pages go raw while the link is fast; after a drop, or on a slow link, they are packed."""
+        rate = self.tracked.shown().rate_bytes_per_s
+        if self._now() - self._planned_at < RATE_SPAN_S:
+            return
+        slow = 0 < rate < self._settings.packed_below_bytes_per_s and not self._bucket.limited
+        self._codec = Codec.LZ4 if slow else Codec.RAW

@@ -1,0 +1,126 @@
+"""Slots that received pages go to, of one page size: their digests, what of them is verified, and what is durable."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from cluster.transfer.frames import Damaged
+from node.digest import page_digest
+from node.heap import HASHED, U8, U32, VERIFIED, Heap, RottenSlot
+from wal.checks import invariant
+
+SEARCH_BYTES: Final = 8 << 20  # after a kill: so many bytes without a hit, and nothing more will be found
+NO_SLOT: Final = 0
+
+
+class Pool:
+    """Rows (ordinals) of slots in `heap`; each slot is held by one reference of ours until `release`.
+
+    The thread that applies calls `hold` and `release`; verifying threads call the rest, each on its own ordinals.
+    """
+
+    def __init__(self, heap: Heap) -> None:
+        self.heap = heap
+        self.slots: U32 = np.empty(0, np.uint32)
+        self.digests: U8 = np.empty((0, 16), np.uint8)
+        self.verified: np.ndarray = np.empty(0, bool)
+        self.durable: np.ndarray = np.empty(0, bool)
+
+    def __len__(self) -> int:
+        return len(self.slots)
+
+    def add(self, slots: U32, digests: U8) -> int:
+        """Rows for pages that will come into `slots`, which are held already. Returns the first new ordinal."""
+        first = len(self.slots)
+        self.slots = np.concatenate((self.slots, slots))
+        self.digests = np.concatenate((self.digests, digests))
+        self.verified = np.concatenate((self.verified, np.zeros(len(slots), bool)))
+        self.durable = np.concatenate((self.durable, np.zeros(len(slots), bool)))
+        return first
+
+    def hold(self) -> None:
+        """After a restart: takes a reference to every slot, before the heap hands any out. Lost slots become
+        NO_SLOT.
+        """
+        self.slots[self.slots >= self.heap.slots] = NO_SLOT
+        self.durable &= self.slots != NO_SLOT
+        self.verified &= self.slots != NO_SLOT
+        held = self.slots != NO_SLOT
+        self.heap.retain(self.slots[held])
+        done = held & self.durable
+        self.heap.adopt(self.slots[done], self.digests[done])
+
+    def release(self) -> None:
+        """Lets all slots go; those that a leaf refers to live on."""
+        for slot in self.slots[self.slots != NO_SLOT].tolist():
+            self.heap.drop(slot)
+        self.slots = np.empty(0, np.uint32)
+
+    def views(self, ordinals: np.ndarray) -> list[memoryview]:
+        """Where the pages of `ordinals` go, neighbours joined: what `recvmsg_into` fills."""
+        slots = self.slots[ordinals].astype(np.int64)
+        size, view = self.heap.page_size, self.heap.view
+        breaks = np.flatnonzero(np.diff(slots) != 1) + 1
+        starts = np.concatenate(([0], breaks)).tolist()
+        stops = np.concatenate((breaks, [len(slots)])).tolist()
+        firsts = slots[starts].tolist()
+        return [
+            view[first * size : (first + stop - start) * size]
+            for first, start, stop in zip(firsts, starts, stops, strict=True)
+        ]
+
+    def check(self, ordinals: np.ndarray) -> None:
+        """Verifies received pages by their digests, or raises Damaged with nothing believed."""
+        hits = self._matches(ordinals)
+        if not hits.all():
+            raise Damaged(f"{int((~hits).sum())} of {len(hits)} pages are not what their digests say")
+        self._believe(ordinals)
+
+    def _matches(self, ordinals: np.ndarray) -> np.ndarray:
+        size, view = self.heap.page_size, self.heap.view
+        slots = self.slots[ordinals]
+        found = b"".join([page_digest(view[at : at + size]) for at in (slots.astype(np.int64) * size).tolist()])
+        return np.asarray((np.frombuffer(found, np.uint8).reshape(-1, 16) == self.digests[ordinals]).all(axis=1))
+
+    def _believe(self, ordinals: np.ndarray) -> None:
+        slots = self.slots[ordinals]
+        invariant((slots != NO_SLOT).all(), "a received page has a slot (invariant 7)")
+        self.heap.digests[slots] = self.digests[ordinals]
+        self.heap.flags[slots] = HASHED | VERIFIED
+        self.verified[ordinals] = True
+
+    def search(self) -> np.ndarray:
+        """After a kill: looks for pages that came past the last durable mark. Returns the ordinals found.
+
+        They came roughly in order, so the search ends where `SEARCH_BYTES` held nothing.
+        """
+        missing = np.flatnonzero(~self.verified & (self.slots != NO_SLOT))
+        step = max(1, (1 << 20) // self.heap.page_size)
+        found, idle_bytes = [], 0
+        for at in range(0, len(missing), step):
+            part = missing[at : at + step]
+            hits = part[self._stored(part)]
+            if len(hits):
+                self._believe(hits)
+                found.append(hits)
+                idle_bytes = 0
+            else:
+                idle_bytes += len(part) * self.heap.page_size
+                if idle_bytes >= SEARCH_BYTES:
+                    break
+        return np.concatenate(found) if found else np.empty(0, np.int64)
+
+    def _stored(self, ordinals: np.ndarray) -> np.ndarray:
+        """Which of them the file holds already, read by `pread`: a media error on a mapping would kill the process."""
+        slots = self.slots[ordinals]
+        self.heap.adopt(slots, self.digests[ordinals])
+        hits = np.zeros(len(ordinals), bool)
+        for row, slot in enumerate(slots.tolist()):
+            try:
+                self.heap.verify(slot)
+                hits[row] = True
+            except (RottenSlot, OSError):
+                self.heap.flags[slot] = VERIFIED  # not what was hoped for: bytes of no meaning, as in a fresh slot
+        return hits
