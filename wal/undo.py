@@ -248,7 +248,7 @@ class UndoLog:
     def thin_segments(self, live_ratio_max: float) -> list[int]:
         """Segments of whose bytes at most `live_ratio_max` live, thinnest first: copy their living records forward."""
         ratios = [
-            (segment.live_bytes / segment.end, key)
+            (segment.live_bytes / (segment.end - SEGMENT_HEADER_BYTES), key)
             for key, segment in self._segments.items()
             if segment is not self._active and segment.live_bytes
         ]
