@@ -1,0 +1,111 @@
+"""Roots of snapshots: digests of the unhashed slots, then leaves, then the root. In threads, while writes go on.
+
+Slots are immutable while a snapshot's leaves are held, and a job holds them, so no lock is needed.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+
+from node.digest import leaf_digest, page_digest, root_digest
+from node.heap import HASHED, Heap
+from node.space import Snapshot, Space
+from node.table import Leaf, Leaves
+
+Task = Callable[[], None]
+RootReady = Callable[[bytes], None]
+INLINE_PAGES_MAX: Final = 32  # so few dirty pages take less time here than a thread's turn
+
+
+def hash_leaf(heap: Heap, leaf: Leaf) -> bytes:
+    """Digest of a frozen leaf; hashes its slots that are not yet, and remembers all of it."""
+    digest = leaf.digest
+    if digest is not None:
+        return digest
+    slots = leaf.slots
+    fresh = slots[(heap.flags[slots] & HASHED) == 0]
+    if len(fresh):
+        size = heap.page_size
+        view = heap.view
+        digests = b"".join([page_digest(view[slot * size : (slot + 1) * size]) for slot in fresh.tolist()])
+        heap.digests[fresh] = np.frombuffer(digests, np.uint8).reshape(-1, 16)
+        heap.flags[fresh] |= HASHED
+    digest = leaf_digest(heap.digests[slots].tobytes())
+    leaf.digest = digest
+    return digest
+
+
+def root_of_leaves(heap: Heap, leaves: Leaves, size: int) -> bytes:
+    """Root of a frozen state."""
+    return root_digest(heap.page_size, size, [(number, hash_leaf(heap, leaves[number])) for number in sorted(leaves)])
+
+
+class Hasher:
+    """Computes roots. `submit` runs a task on a worker thread, `post` runs one on the applying thread.
+
+    Tests and the simulation give functions that run the task at once.
+    """
+
+    def __init__(self, submit: Callable[[Task], object], post: Callable[[Task], object]) -> None:
+        self._submit = submit
+        self._post = post
+        self._queue: deque[tuple[Heap, Snapshot]] = deque()
+        self._working = False
+        self._waiting: dict[int, list[RootReady]] = {}  # id() of a queued or held snapshot -> callbacks
+
+    def add(self, space: Space, snapshot: Snapshot) -> None:
+        """The root of this snapshot will be known some time."""
+        self._queue.append((space.heap, snapshot))
+        if not self._working:
+            self._working = True
+            self._submit(self._drain)
+
+    def when_known(self, space: Space, snapshot: Snapshot, ready: RootReady) -> None:
+        """Calls `ready` with the root: at once if it is known or soon computed, else later on the applying thread."""
+        if snapshot.root is None and snapshot.facts.dirty_pages <= INLINE_PAGES_MAX:
+            self.compute(space.heap, snapshot)
+        if snapshot.root is not None:
+            ready(snapshot.root)
+            return
+        waiting = self._waiting.get(id(snapshot))
+        if waiting is None:
+            self._waiting[id(snapshot)] = [ready]
+            self.add(space, snapshot)
+        else:
+            waiting.append(ready)
+
+    def compute(self, heap: Heap, snapshot: Snapshot) -> bytes:
+        """The root, now. Any thread."""
+        root = snapshot.root
+        if root is None:
+            root = snapshot.root = root_of_leaves(heap, snapshot.leaves, snapshot.facts.size)
+        return root
+
+    def _drain(self) -> None:
+        """On a worker: all that is queued; callers hear of it in one go."""
+        done: list[Snapshot] = []
+        while self._queue:
+            try:
+                heap, snapshot = self._queue.popleft()
+            except IndexError:
+                break
+            self.compute(heap, snapshot)
+            done.append(snapshot)
+        self._post(lambda: self._finished(done))
+
+    def _finished(self, done: list[Snapshot]) -> None:
+        self._working = False
+        for snapshot in done:
+            for ready in self._waiting.pop(id(snapshot), ()):
+                ready(self._known(snapshot))
+        if self._queue and not self._working:
+            self._working = True
+            self._submit(self._drain)
+
+    @staticmethod
+    def _known(snapshot: Snapshot) -> bytes:
+        return snapshot.root or b""

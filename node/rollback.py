@@ -1,0 +1,214 @@
+"""Rollback: to a snapshot by swapping leaves, to an LVC by undoing backwards through the window.
+
+The live state is touched only when everything is known to be in order. `Past` is a scratch copy of a state (leaves by
+reference, pages copied when undone), so that reads at an LVC and dry runs use the very same code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from zlib import crc32
+
+from node.events import EventBook
+from node.faults import LocalCorruption
+from node.results import Refused, RollbackDone
+from node.settings import Limits
+from node.snapshots import Moment, resolve_kind, take_snapshot
+from node.space import Snapshot, Space
+from node.table import Leaves, Table, changed_pages, stamp_versions
+from node.undo_record import HEAD, ROLLBACK, TURN, Context, UndoRange, UndoRecord
+from node.window import Held, UndoBook, UndoWindow
+
+SLICE_RECORDS = 32  # undone between two looks at the clock
+
+
+@dataclass
+class Past:
+    """A state on its way back: table of its own, size, present pages, dirtiness."""
+
+    table: Table
+    size: int
+    pages: int
+    context: Context
+
+    @classmethod
+    def of(cls, space: Space, leaves: Leaves) -> Past:
+        """The present state of `space`, whose frozen leaves are given."""
+        return cls(Table(space.heap, leaves), space.size, space.pages, space.context())
+
+
+def outside_window(space: Space, lvc: int) -> Refused | None:
+    """The refusal of an LVC that can't be gone back to; None when it can."""
+    oldest, newest = space.window.from_lvc, space.lvc
+    if oldest <= lvc <= newest:
+        return None
+    detail = f"LVC {lvc} is outside the undo window, which goes from {oldest} to {newest}"
+    return Refused("outside_window", detail, {"oldest_lvc": oldest, "newest_lvc": newest})
+
+
+def undo_back(past: Past, book: UndoBook, window: UndoWindow, from_lvc: int, to_lvc: int) -> Iterator[None]:
+    """Takes `past` from the state after `from_lvc` to the one after `to_lvc`, yielding now and then.
+
+    Checks the chain: log_seq descends without a gap, and the bytes at each range are what the transaction wrote.
+    Raises LocalCorruption, RottenSlot, HeapFull.
+    """
+    seq_stop: int | None = None
+    for lvc in range(from_lvc, to_lvc, -1):
+        record = book.read(window, lvc)
+        if seq_stop is not None and record.seq_stop != seq_stop:
+            raise LocalCorruption(f"undo record of LVC {lvc} ends at log_seq {record.seq_stop}, expected {seq_stop}")
+        seq_stop = record.seq
+        undo_record(past, record, window)
+        if lvc % SLICE_RECORDS == 0:
+            yield
+
+
+def undo_record(past: Past, record: UndoRecord, window: UndoWindow) -> None:
+    """Undoes one record."""
+    if record.kind == ROLLBACK:
+        past.table.swap(window.held[record.lvc].leaves)
+    else:
+        if record.sets_size:
+            held = window.held.get(record.lvc)
+            if held is not None:
+                past.table.leaves.update(held.leaves)
+        for image in reversed(record.ranges):
+            _undo_range(past.table, image, record)
+        table = past.table
+        for page, version, mark, present in record.pages:
+            leaf = table.own(page >> 8)
+            at = page & 255
+            leaf.version_of[at] = version
+            leaf.mark_of[at] = mark
+            if not present:
+                table.clear(leaf, at)
+    past.size = record.size_before
+    past.pages = record.pages_before
+    past.context = record.context
+
+
+def _undo_range(table: Table, image: UndoRange, record: UndoRecord) -> None:
+    """Compares the present bytes with what was written, then puts those before it back; zeros past the old size."""
+    offset, length, before, _, after_crc = image
+    heap = table.heap
+    page_size = heap.page_size
+    page = offset // page_size
+    stop = offset + length
+    crc = 0
+    at = offset
+    spans = []
+    while at < stop:
+        leaf = table.own(page >> 8)
+        end = min(stop, (page + 1) * page_size)
+        slot = table.writable(leaf, page & 255)
+        base = (slot - page) * page_size
+        crc = crc32(heap.view[base + at : base + end], crc)
+        spans.append((base, at, end))
+        at = end
+        page += 1
+    if crc != after_crc:
+        raise LocalCorruption(
+            f"bytes [{offset}, {stop}) of space uid {record.uid} are not what LVC {record.lvc} wrote: "
+            f"crc {crc:08x}, expected {after_crc:08x}"
+        )
+    view = heap.view
+    image_stop = offset + len(before)
+    for base, low, high in spans:
+        middle = min(max(image_stop, low), high)
+        if low < middle:
+            view[base + low : base + middle] = before[low - offset : middle - offset]
+        if middle < high:
+            view[base + middle : base + high] = bytes(high - middle)
+
+
+class Turner:
+    """Carries out rollbacks that were decided. `turns` counts them for the replicated counter of uids and epochs."""
+
+    def __init__(self, book: UndoBook, events: EventBook, limits: Limits) -> None:
+        self.book = book
+        self.events = events
+        self.limits = limits
+
+    def to_snapshot(
+        self, space: Space, target: Snapshot, moment: Moment, position: int, reason: str | None
+    ) -> RollbackDone:
+        """Swaps the leaves. The left state stays as a snapshot."""
+        facts = target.facts
+        past = Past(Table(space.heap, target.leaves), facts.size, facts.pages, target.after)
+        left_context = space.context()
+        left = self._keep_left(space, moment)
+        return self._finish(space, past, left, left_context, facts.lvc, target.id, moment, position, reason)
+
+    def to_lvc(
+        self, space: Space, lvc: int, moment: Moment, position: int, reason: str | None
+    ) -> Iterator[RollbackDone | None]:
+        """Undoes back to `lvc`, which is in the window. Yields None between slices and at last the answer."""
+        space.heap.ensure(min(space.window.pages_since(lvc), space.max_pages) + 1)
+        space.state = "rolling_back"
+        past = Past.of(space, space.table.freeze())
+        for _ in undo_back(past, self.book, space.window, space.lvc, lvc):
+            yield None
+        left_context = space.context()
+        left = self._keep_left(space, moment)
+        space.state = "active"
+        yield self._finish(space, past, left, left_context, lvc, 0, moment, position, reason)
+
+    def _keep_left(self, space: Space, moment: Moment) -> Snapshot:
+        kind = resolve_kind(space, "incremental", self.limits)
+        return take_snapshot(space, moment, self.events, self.limits, kind=kind, reason="rollback")
+
+    def _finish(
+        self,
+        space: Space,
+        past: Past,
+        left: Snapshot,
+        left_context: Context,
+        to_lvc: int,
+        target: int,
+        moment: Moment,
+        position: int,
+        reason: str | None,
+    ) -> RollbackDone:
+        """The swap itself: past becomes present under the next LVC and epoch, with its undo record and event."""
+        from_lvc = space.lvc
+        size_before, pages_before = space.size, space.pages
+        numbers, differ = changed_pages(left.leaves, past.table.leaves)
+        reverted = stamp_versions(past.table, numbers, differ, from_lvc + 1)
+        space.table = past.table
+        space.size = past.size
+        space.pages = past.pages
+        space.set_context(past.context)
+        space.lvc = from_lvc + 1
+        space.epoch += 1
+        space.log_seq += 1
+        head = HEAD.pack(
+            ROLLBACK, 0, 0, 0, 0, 0, space.uid, space.lvc, space.epoch, moment.index, moment.wall_ms, space.log_seq,
+            size_before, space.size, pages_before, *left_context,
+        )  # fmt: skip
+        record = head + TURN.pack(from_lvc, to_lvc, target, left.id, reverted)
+        space.window.held[space.lvc] = Held(left.leaves)
+        self.book.append(
+            space.window,
+            key=moment.index << 12 | position,
+            record=record,
+            counted=reverted * space.page_size + len(record),
+            seq=space.log_seq,
+            pages=0,
+            bytes_max=space.policy.undo_bytes,
+        )
+        done = RollbackDone(
+            lvc=space.lvc,
+            epoch=space.epoch,
+            from_lvc=from_lvc,
+            to_lvc=to_lvc,
+            snapshot=target or None,
+            left_snapshot=left.id,
+            pages_reverted=reverted,
+            verified=True,
+        )
+        body = {name: getattr(done, name) for name in RollbackDone.__struct_fields__}
+        self.events.add(
+            moment.index, "rollback.confirmed", space.name, moment.wall_ms, {**body, "reason": reason, "uid": space.uid}
+        )
+        return done

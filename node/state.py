@@ -1,0 +1,208 @@
+"""StateMachine: one node's replicated state behind the surface that the host, the API and the checkpoint use."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+
+from node.apply import Applier, slots_needed
+from node.commands import Command, Operation, Rollback, Tx, decode_command
+from node.events import Event
+from node.faults import LocalCorruption
+from node.hashing import Hasher, RootReady, Task
+from node.heap import HeapSet, RottenSlot
+from node.reads import Reader
+from node.registry import SESSION_IDLE, Registry
+from node.results import Outcome, Refused, SnapshotInfo, SpaceInfo
+from node.settings import Limits
+from node.space import Snapshot, Space
+from node.views import DiffResult, DryRun, PageRow, ReadResult, WalRow
+from node.window import RecordLog
+from wal.checks import invariant
+
+RELEASED_LEAVES_MAX = 1_024  # dead leaves that wait before their slots are freed in one batch
+
+
+class Job:
+    """An entry that is applied in slices. Until it is done nothing after it is applied, and nothing is read."""
+
+    def __init__(self, slices: Iterator[None], outcomes: list[Outcome], monotonic_ms: Callable[[], float]) -> None:
+        self._slices = slices
+        self._outcomes = outcomes
+        self._monotonic_ms = monotonic_ms
+
+    def step(self, budget_ms: float) -> list[Outcome] | None:
+        """Goes on for about that long. The outcomes when all is done, else None."""
+        stop_ms = self._monotonic_ms() + budget_ms
+        for _ in self._slices:
+            if self._monotonic_ms() >= stop_ms:
+                return None
+        return self._outcomes
+
+
+class StateMachine:
+    """Apply, read, freeze. One thread; hashing goes to `submit`, and `post` brings its callbacks back.
+
+    `apply` raises BadCommand (an entry of an unknown version), HeapFull (no room, before any effect), LocalCorruption
+    (this node's bytes are damaged) and InvariantViolation (a bug): the host halts on each.
+    """
+
+    def __init__(
+        self,
+        *,
+        heaps: HeapSet,
+        undo: RecordLog,
+        submit: Callable[[Task], object],
+        post: Callable[[Task], object] | None = None,
+        monotonic_ms: Callable[[], float],
+        limits: Limits | None = None,
+    ) -> None:
+        self.registry = Registry(heaps, undo, limits or Limits())
+        self._posted: deque[Task] = deque()
+        self.hasher = Hasher(submit, post or self._posted.append)
+        self.applier = Applier(self.registry, self.hasher.add)
+        self.reader = Reader(self.registry)
+        self._monotonic_ms = monotonic_ms
+        self._job: Job | None = None
+
+    # ------------------------------------------------------------ applying
+
+    @property
+    def applied_index(self) -> int:
+        """Last index whose effects are complete."""
+        return self.registry.applied_index
+
+    @property
+    def now_ms(self) -> int:
+        """Replicated time: the last stamp."""
+        return self.registry.now_ms
+
+    def next_due_ms(self) -> int | None:
+        """Replicated time at which the leader should propose a tick; None when nothing is. Idle sessions wait."""
+        timers = self.registry.timers
+        if not timers:
+            return None
+        if timers[0][1] != SESSION_IDLE:
+            return timers[0][0]
+        return min((timer[0] for timer in timers if timer[1] != SESSION_IDLE), default=None)
+
+    def apply(self, index: int, term: int, raw: bytes | memoryview) -> list[Outcome] | Job:
+        """Outcomes in the order of the operations, or a Job that yields them when it was stepped to its end."""
+        registry = self.registry
+        invariant(self._job is None, "a job is finished before the next entry", index=index)
+        invariant(index > registry.applied_index, "entries apply in order", index=index, applied=registry.applied_index)
+        command = decode_command(raw)
+        operations = command.operations
+        if len(registry.heaps.heaps) or registry.by_name:
+            self._make_room(operations, len(raw))
+        if any(type(op) is Rollback or (type(op) is Tx and op.stage is not None) for op in operations):
+            outcomes: list[Outcome] = []
+            self._job = Job(self._slices(index, term, command, outcomes), outcomes, self._monotonic_ms)
+            return self._job
+        try:
+            self.applier.begin(index, command)
+            done = self.applier.apply_at_once(operations)
+        except RottenSlot as error:
+            raise LocalCorruption(str(error)) from error
+        self._end(index, term)
+        return done
+
+    def _slices(self, index: int, term: int, command: Command, outcomes: list[Outcome]) -> Iterator[None]:
+        try:
+            self.applier.begin(index, command)
+            yield from self.applier.apply_in_slices(command.operations, outcomes)
+        except RottenSlot as error:
+            raise LocalCorruption(str(error)) from error
+        self._end(index, term)
+        self._job = None
+
+    def _end(self, index: int, term: int) -> None:
+        registry = self.registry
+        registry.book.flush()
+        registry.applied_index = index
+        registry.applied_term = term
+        for heap in registry.heaps.heaps.values():
+            if len(heap.released) > RELEASED_LEAVES_MAX:
+                heap.settle()
+
+    def _make_room(self, operations: list[Operation], raw_bytes: int) -> None:
+        """Slots for all that the entry may write, before any of it is applied. Raises HeapFull."""
+        quick = raw_bytes // 16
+        for heap in self.registry.heaps.heaps.values():
+            if heap.free_slots < quick:
+                break
+        else:
+            return
+        for page_size, slots in slots_needed(self.registry, operations).items():
+            self.registry.heaps.get(page_size).ensure(slots)
+
+    def poll(self) -> None:
+        """Runs what threads posted, where no `post` was given."""
+        while self._posted:
+            self._posted.popleft()()
+
+    # ------------------------------------------------------------ roots
+
+    def _find(self, uid: int, identity: int) -> tuple[Space, Snapshot] | None:
+        space = self.registry.by_uid.get(uid)
+        snapshot = space.snapshots.get(identity) if space is not None else None
+        return (space, snapshot) if space is not None and snapshot is not None else None
+
+    def root_of(self, uid: int, identity: int) -> bytes | None:
+        """The snapshot's root, None while it is not known (or the snapshot has gone)."""
+        found = self._find(uid, identity)
+        return found[1].root if found is not None else None
+
+    def on_root(self, uid: int, identity: int, ready: RootReady) -> bool:
+        """Calls `ready` once with the root, maybe at once. False if there is no such snapshot."""
+        found = self._find(uid, identity)
+        if found is None:
+            return False
+        self.hasher.when_known(found[0], found[1], ready)
+        return True
+
+    # ------------------------------------------------------------ reading
+
+    def space(self, name: str) -> SpaceInfo | Refused:
+        return self.reader.space(name)
+
+    def list_spaces(self, *, after: str | None = None, prefix: str | None = None, limit: int = 100) -> list[SpaceInfo]:
+        return self.reader.list_spaces(after=after, prefix=prefix, limit=limit)
+
+    def snapshots(self, name: str, *, before: int | None = None, limit: int = 100) -> list[SnapshotInfo] | Refused:
+        return self.reader.snapshots(name, before=before, limit=limit)
+
+    def snapshot(self, name: str, ref: str) -> SnapshotInfo | Refused:
+        return self.reader.snapshot(name, ref)
+
+    def read(
+        self, name: str, offset: int, length: int | None, *, snapshot: str | None = None, at_lvc: int | None = None
+    ) -> ReadResult | Refused:
+        return self.reader.read(name, offset, length, snapshot=snapshot, at_lvc=at_lvc)
+
+    def pages(self, name: str, *, start: int = 0, limit: int = 100) -> list[PageRow] | Refused:
+        return self.reader.pages(name, start=start, limit=limit)
+
+    def diff(self, name: str, a: str, b: str) -> DiffResult | Refused:
+        return self.reader.diff(name, a, b)
+
+    def dry_run(self, rollback: Rollback) -> DryRun | Refused:
+        return self.reader.dry_run(rollback)
+
+    def wal(self, name: str, *, from_seq: int = 0, limit: int = 100) -> list[WalRow] | Refused:
+        return self.reader.wal(name, from_seq=from_seq, limit=limit)
+
+    def events(
+        self, after: int, *, types: frozenset[str] | None = None, space: str | None = None, limit: int = 100
+    ) -> list[Event] | Refused:
+        """Events with a seq above `after`; 0 = from the oldest kept."""
+        return self.registry.events.after(after, types=types, space=space, limit=limit)
+
+    @property
+    def event_seq(self) -> int:
+        """Number of the newest event."""
+        return self.registry.events.seq
+
+    def on_event(self, listener: Callable[[Event], None] | None) -> None:
+        """Called for every event while it is applied; must not raise or block."""
+        self.registry.events.listener = listener
