@@ -49,7 +49,8 @@ class DataBody(msgspec.Struct):
 class DataStream:
     """Like DataBody for bytes that would be too many to hold: `chunks` yields `length` bytes of one version.
 
-    The stream collects it when it fits into one message, else refuses it as `too_large`. Whoever takes it calls `aclose` when done, read or not.
+    The stream collects it when it fits into one message, else refuses it as `too_large`. Whoever takes it calls
+    `aclose` when done, read or not.
     """
 
     __slots__ = ("about", "chunks", "etag", "length", "offset", "size", "uid")

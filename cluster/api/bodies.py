@@ -1,14 +1,14 @@
-"""Answer bodies of the API: what HTTP writes as JSON and the stream as msgpack, and what the OpenAPI document shows.
+"""Answer bodies of the API as the OpenAPI document shows them: JSON over HTTP, the same as msgpack on the stream.
 
-Functions below make them from the results of `node/`. Every member is always there; one without a value is null.
+Every member is always there; one without a value is null. The service builds them as maps, for speed;
+`tests/cluster/test_contract.py` holds what a real node answers against these types.
 """
 
 from __future__ import annotations
 
 import msgspec
 
-from cluster.api.times import rfc3339
-from node.results import Policy, RollbackDone, SessionDone, SnapshotInfo, SpaceInfo, TxDone
+from node.results import Policy
 
 Struct = msgspec.Struct
 
@@ -206,72 +206,3 @@ class ProblemBody(Struct):
     detail: str
     code: str
     retryable: bool
-
-
-def tx_body(done: TxDone) -> TxBody:
-    return TxBody(done.lvc, done.epoch, done.log_seq, done.tx_id)
-
-
-def space_body(info: SpaceInfo) -> SpaceBody:
-    return SpaceBody(
-        name=info.name,
-        uid=info.uid,
-        page_size=info.page_size,
-        max_pages=info.max_pages,
-        size=info.size,
-        pages=info.pages,
-        lvc=info.lvc,
-        epoch=info.epoch,
-        state=info.state,
-        dirty_pages=info.dirty_pages,
-        baseline_dirty_pages=info.baseline_dirty_pages,
-        dirty_ratio=info.dirty_ratio,
-        baseline=info.baseline,
-        last_snapshot=info.last_snapshot,
-        undo_from_lvc=info.undo_from_lvc,
-        policy=info.policy,
-        created=rfc3339(info.created_ms) or "",
-    )
-
-
-def snapshot_body(info: SnapshotInfo, root: bytes | None) -> SnapshotBody:
-    """`root` comes from the node, when its threads have hashed it; it is derived, so it is no part of the result."""
-    return SnapshotBody(
-        id=info.id,
-        label=info.label,
-        space=info.space,
-        uid=info.uid,
-        kind=info.kind,
-        reason=info.reason,
-        base=info.base,
-        lvc=info.lvc,
-        epoch=info.epoch,
-        root=root.hex() if root is not None else None,
-        size=info.size,
-        pages=info.pages,
-        dirty_pages=info.dirty_pages,
-        bytes=info.bytes,
-        index=info.index,
-        created=rfc3339(info.created_ms) or "",
-        expires=rfc3339(info.expires_ms),
-        pins=info.pins,
-    )
-
-
-def rollback_body(done: RollbackDone, took_ms: float | None) -> RollbackBody:
-    """`took_ms` is this node's own figure: None in a replay."""
-    return RollbackBody(
-        lvc=done.lvc,
-        epoch=done.epoch,
-        from_lvc=done.from_lvc,
-        to_lvc=done.to_lvc,
-        snapshot=done.snapshot,
-        left_snapshot=done.left_snapshot,
-        pages_reverted=done.pages_reverted,
-        verified=done.verified,
-        took_ms=took_ms,
-    )
-
-
-def session_body(done: SessionDone) -> SessionBody:
-    return SessionBody(done.session, done.window, done.idle_ms / 1000)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from aiohttp import WSCloseCode, web
@@ -14,7 +14,7 @@ from cluster.api.args import Args, GetEvents
 from cluster.api.checks import CHECKS
 from cluster.api.hosts import HostRule
 from cluster.api.openapi import openapi_json
-from cluster.api.operations import OPERATIONS, STREAM_MESSAGE_BYTES_MAX, Operation
+from cluster.api.operations import OPERATIONS, STREAM_MESSAGE_BYTES_MAX, TX_BYTES_MAX, TX_ENVELOPE_BYTES, Operation
 from cluster.api.problem import ProblemError, problem
 from cluster.api.receive import BodyBudget, body_limit, check_headers, is_msgpack_body, read_body
 from cluster.api.render import BYTES_TYPE, JSON_TYPE, SERVER, respond, send_stream
@@ -26,7 +26,8 @@ from cluster.api.stream import HEARTBEAT_S, StreamSession
 from cluster.log import get_log
 from cluster.metrics import Metrics
 
-FORWARDED_HEADER = "X-Lastgood-Forwarded"
+FORWARDED_HEADER: Final = "X-Lastgood-Forwarded"  # set by a node that passes requests on
+FORWARDED_MESSAGE_BYTES_MAX: Final = TX_BYTES_MAX + TX_ENVELOPE_BYTES + STREAM_MESSAGE_BYTES_MAX
 
 _log = get_log("cluster.api.http")
 
@@ -39,6 +40,7 @@ class ApiOptions:
     bodies_bytes_max: int = 256 * 1024 * 1024
     event_streams_max: int = 1_000
     stream_connections_max: int = 4_096
+    forwarded_streams_max: int = 64
     body_idle_s: float = 30.0
     sse_comment_s: float = 15.0
     lingering_s: float = 2.0
@@ -58,6 +60,7 @@ class Api:
         self._budget = BodyBudget(options.bodies_bytes_max)
         self._open = 0
         self._event_streams = 0
+        self._forwarded_streams = 0
         self._sockets: set[web.WebSocketResponse] = set()
         self._loop = asyncio.get_running_loop()
         self._stopping: asyncio.Future[None] = self._loop.create_future()
@@ -185,25 +188,30 @@ class Api:
             self._event_streams -= 1
 
     async def _stream(self, request: web.BaseRequest) -> web.StreamResponse:
-        if len(self._sockets) >= self._options.stream_connections_max:
-            raise ProblemError("rate_limited", f"{len(self._sockets)} streams are open, the most of this node")
+        forwarded = FORWARDED_HEADER in request.headers
+        held, most = len(self._sockets), self._options.stream_connections_max
+        if forwarded:
+            held, most = self._forwarded_streams, self._options.forwarded_streams_max
+        if held >= most:
+            raise ProblemError("rate_limited", f"{held} streams are open, at most {most}")
         socket = web.WebSocketResponse(
-            heartbeat=HEARTBEAT_S, compress=False, max_msg_size=STREAM_MESSAGE_BYTES_MAX, timeout=self._options.stop_s
+            heartbeat=HEARTBEAT_S,
+            compress=False,
+            max_msg_size=FORWARDED_MESSAGE_BYTES_MAX if forwarded else STREAM_MESSAGE_BYTES_MAX,
+            timeout=self._options.stop_s,
         )
         if request.method != "GET" or not socket.can_prepare(request):
             raise ProblemError("bad_request", "this is a WebSocket: expected Upgrade: websocket, version 13")
         await socket.prepare(request)
         self._sockets.add(socket)
+        self._forwarded_streams += forwarded
         try:
             session = StreamSession(
-                self._service,
-                self._metrics,
-                socket,
-                forwarded=FORWARDED_HEADER in request.headers,
-                transport=request.transport,
+                self._service, self._metrics, socket, forwarded=forwarded, transport=request.transport
             )
             await session.run()
         finally:
+            self._forwarded_streams -= forwarded
             self._sockets.discard(socket)
         return socket
 

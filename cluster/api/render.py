@@ -21,8 +21,8 @@ _encode: Final = msgspec.json.Encoder().encode
 
 
 def base_headers(answer: Answer) -> dict[str, str]:
-    """Headers of every response, what the answer brings along included."""
-    headers = {"Server": SERVER}
+    """Headers that the answer brings along, and those that its status asks for."""
+    headers: dict[str, str] = {}
     if answer.headers:
         headers.update(answer.headers)
     if answer.about is not None:
@@ -42,7 +42,7 @@ def _tell_about(headers: dict[str, str], about: About) -> None:
 
 def respond(answer: Answer, path: str = "", raw_query: str = "") -> web.Response:
     """The response of any answer but a DataStream. `path` and `raw_query` are those of the request, for `Link`."""
-    headers = base_headers(answer)
+    headers = {"Server": SERVER, **base_headers(answer)}
     body = answer.body
     if isinstance(body, DataBody):
         _tell_about(headers, About(body.lvc, body.epoch, body.index))
@@ -79,7 +79,7 @@ def next_link(path: str, raw_query: str, following: str) -> str:
 
 async def send_stream(request: web.BaseRequest, answer: Answer, body: DataStream) -> web.StreamResponse:
     """Sends the chunks under a Content-Length. Breaks the connection when they end early, lest it pass for whole."""
-    headers = base_headers(answer)
+    headers = {"Server": SERVER, **base_headers(answer)}
     _tell_about(headers, body.about)
     _tell_bytes(headers, answer.status, body.etag, body.offset, body.length, body.size)
     response = web.StreamResponse(status=answer.status, headers=headers)

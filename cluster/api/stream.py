@@ -2,7 +2,8 @@
 
 A message is a msgpack array of `[id, op, args]`, an answer message one of `[id, status, body]`, in any order.
 Bounds: STREAM_OPEN_MAX open requests (more are refused as `rate_limited`), STREAM_MESSAGE_BYTES_MAX a message either
-way, READ_BYTES_OPEN_MAX of bytes that open reads may answer. A client that reads no answers is not read either.
+way (from another node a transaction more), READ_BYTES_OPEN_MAX of bytes that open reads may answer. A client that
+reads no answers is not read either. Another node that passes requests on gets the headers as a fourth member.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from cluster.api.answer import Answer, DataBody, DataStream
 from cluster.api.checks import CHECKS, Check
 from cluster.api.operations import OPERATIONS, STREAM_MESSAGE_BYTES_MAX, STREAM_OPEN_MAX, Operation
 from cluster.api.problem import problem
+from cluster.api.render import base_headers
 from cluster.api.service import Service
 from cluster.log import get_log
 from cluster.metrics import Metrics
@@ -269,6 +271,9 @@ class StreamSession:
             self._transport.abort()  # the reader sees it
 
     def _frames(self, unsent: list[Unsent], guess: int) -> list[bytes]:
+        if self._forwarded:
+            # The other node answers by HTTP, so it needs the headers: a fourth member.
+            return pack_frames([_encode((number, one.status, one.body, base_headers(one))) for number, one in unsent])
         if guess <= FRAME_BYTES_TARGET:
             frame = _encode([(request, answer.status, answer.body) for request, answer in unsent])
             if len(frame) <= STREAM_MESSAGE_BYTES_MAX:
