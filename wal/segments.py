@@ -183,7 +183,7 @@ class SegmentScan:
         unsynced write the disk may keep later bytes and lose earlier ones, so their presence alone proves nothing.
         `cut` and `cut_seq` name an earlier place where the log must end (a reset that is not complete).
         """
-        later = list(self._heads_from(self.end))
+        later = list(self.heads_from(self.end))
         for offset, head in later:
             if head.synced >= self.next_seq:
                 expected = f"frame {self.next_seq} (durable, says the frame {head.seq} at {offset})"
@@ -196,7 +196,8 @@ class SegmentScan:
             return None
         return TornTail(self.path, start, len(self.bytes) - start)
 
-    def _heads_from(self, start: int) -> Iterator[tuple[int, Head]]:
+    def heads_from(self, start: int) -> Iterator[tuple[int, Head]]:
+        """Offsets and headers of all undamaged headers of this segment from `start` on, wherever they stand."""
         raw = bytes(self.bytes[start:])
         at = raw.find(MAGIC)
         while at >= 0:
