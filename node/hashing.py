@@ -15,6 +15,7 @@ from node.digest import leaf_digest, page_digest, root_digest
 from node.heap import HASHED, Heap
 from node.space import Snapshot, Space
 from node.table import Leaf, Leaves
+from wal.checks import invariant
 
 Task = Callable[[], None]
 RootReady = Callable[[bytes], None]
@@ -50,9 +51,13 @@ class Hasher:
     Tests and the simulation give functions that run the task at once.
     """
 
-    def __init__(self, submit: Callable[[Task], object], post: Callable[[Task], object]) -> None:
+    def __init__(
+        self, submit: Callable[[Task], object], post: Callable[[Task], object], known: Callable[[int], object]
+    ) -> None:
+        """`known` hears the uid of each space that got a root, on the applying thread."""
         self._submit = submit
         self._post = post
+        self._known = known
         self._queue: deque[tuple[Heap, Snapshot]] = deque()
         self._working = False
         self._waiting: dict[int, list[RootReady]] = {}  # id() of a queued or held snapshot -> callbacks
@@ -68,6 +73,7 @@ class Hasher:
         """Calls `ready` with the root: at once if it is known or soon computed, else later on the applying thread."""
         if snapshot.root is None and snapshot.facts.dirty_pages <= INLINE_PAGES_MAX:
             self.compute(space.heap, snapshot)
+            self._known(space.uid)
         if snapshot.root is not None:
             ready(snapshot.root)
             return
@@ -100,12 +106,11 @@ class Hasher:
     def _finished(self, done: list[Snapshot]) -> None:
         self._working = False
         for snapshot in done:
+            self._known(snapshot.facts.uid)
+            root = snapshot.root
+            invariant(root is not None, "a hashed snapshot has a root", uid=snapshot.facts.uid, id=snapshot.id)
             for ready in self._waiting.pop(id(snapshot), ()):
-                ready(self._known(snapshot))
+                ready(root or b"")
         if self._queue and not self._working:
             self._working = True
             self._submit(self._drain)
-
-    @staticmethod
-    def _known(snapshot: Snapshot) -> bytes:
-        return snapshot.root or b""

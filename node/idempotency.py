@@ -63,6 +63,7 @@ class IdempotencyBook:
 
     def _seat(self, session: Session, number: int, seq: int, ack: int, now_ms: int) -> Replayed | Refused | None:
         session.used_ms = now_ms
+        self.changed_sessions.add(number)
         low = session.ack
         if ack > low:
             results = session.results
@@ -72,7 +73,6 @@ class IdempotencyBook:
                 for known in range(low, ack):
                     results.pop(known, None)
             session.ack = low = ack
-            self.changed_sessions.add(number)
         if seq < low:
             return Refused("gone", f"seq {seq} of session {number} was answered before {low} and is forgotten")
         found = session.results.get(seq)
@@ -92,7 +92,6 @@ class IdempotencyBook:
         else:
             number: int = ident.session  # type: ignore[union-attr]
             self.sessions[number].results[ident.seq] = result  # type: ignore[union-attr]
-            self.changed_sessions.add(number)
 
     def open_session(self, now_ms: int) -> int | Refused:
         """Id of a new session."""

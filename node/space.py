@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from node.heap import Heap
+from node.image import SnapshotImage, SnapshotMeta
 from node.results import Policy, SnapshotInfo, SpaceInfo
 from node.table import Leaves, Table
 from node.undo_record import Context
@@ -17,7 +18,7 @@ class Snapshot:
     `after` is the space's dirtiness right after it was taken, which a rollback restores. `due_ms` is replicated time.
     """
 
-    __slots__ = ("_info", "after", "due_ms", "leaves", "pins", "root")
+    __slots__ = ("_image", "_info", "after", "due_ms", "leaves", "pins", "root")
 
     def __init__(self, info: SnapshotInfo, leaves: Leaves, after: Context, due_ms: int | None) -> None:
         self._info = info
@@ -26,6 +27,7 @@ class Snapshot:
         self.due_ms = due_ms
         self.pins: set[str] = set(info.pins)
         self.root: bytes | None = None
+        self._image: SnapshotImage | None = None
 
     @property
     def facts(self) -> SnapshotInfo:
@@ -48,6 +50,14 @@ class Snapshot:
         fields = {name: getattr(info, name) for name in SnapshotInfo.__struct_fields__}
         fields["pins"] = sorted(self.pins)
         return SnapshotInfo(**fields)
+
+    def image(self) -> SnapshotImage:
+        """The frozen image; the same object as before while neither pins nor root changed."""
+        image = self._image
+        if image is None or image.meta.root is not self.root or set(image.meta.facts.pins) != self.pins:
+            meta = SnapshotMeta(self.info(), self.after, self.due_ms, self.root)
+            image = self._image = SnapshotImage(meta, self.leaves)
+        return image
 
 
 class Space:

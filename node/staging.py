@@ -26,6 +26,7 @@ class StageBook:
         self.limits = limits
         self.stages: dict[str, Stage] = {}
         self.nbytes = 0
+        self._changed: set[str] = set()  # since the last freeze
 
     def add(self, name: str, part: int, writes: Writes, now_ms: int) -> Refused | int:
         """Keeps a part (again: the same part may come twice). Returns when the stage is due."""
@@ -42,7 +43,13 @@ class StageBook:
         stage.nbytes += nbytes - old_bytes
         self.nbytes += nbytes - old_bytes
         stage.due_ms = now_ms + self.limits.stage_ttl_ms
+        self._changed.add(name)
         return stage.due_ms
+
+    def take_changed(self) -> set[str]:
+        """Names of stages that changed or went since the last call."""
+        changed, self._changed = self._changed, set()
+        return changed
 
     def collect(self, name: str, parts: int) -> Writes | Refused:
         """The writes of parts 0 … parts - 1 in order; the stage stays until `drop`."""
@@ -57,6 +64,7 @@ class StageBook:
         stage = self.stages.pop(name, None)
         if stage is not None:
             self.nbytes -= stage.nbytes
+            self._changed.add(name)
 
     def expire(self, name: str, now_ms: int) -> int | None:
         """Drops the stage if it is due; else when to look again."""

@@ -9,8 +9,10 @@ from node.apply import Applier, slots_needed
 from node.commands import Command, Operation, Rollback, Tx, decode_command
 from node.events import Event
 from node.faults import LocalCorruption
+from node.freeze import Freezer, restore_registry
 from node.hashing import Hasher, RootReady, Task
 from node.heap import HeapSet, RottenSlot
+from node.image import FrozenState
 from node.reads import Reader
 from node.registry import SESSION_IDLE, Registry
 from node.results import Outcome, Refused, SnapshotInfo, SpaceInfo
@@ -57,11 +59,9 @@ class StateMachine:
         monotonic_ms: Callable[[], float],
         limits: Limits | None = None,
     ) -> None:
-        self.registry = Registry(heaps, undo, limits or Limits())
         self._posted: deque[Task] = deque()
-        self.hasher = Hasher(submit, post or self._posted.append)
-        self.applier = Applier(self.registry, self.hasher.add)
-        self.reader = Reader(self.registry)
+        self.hasher = Hasher(submit, post or self._posted.append, self._root_known)
+        self._take_over(Registry(heaps, undo, limits or Limits()))
         self._monotonic_ms = monotonic_ms
         self._job: Job | None = None
 
@@ -141,12 +141,43 @@ class StateMachine:
         while self._posted:
             self._posted.popleft()()
 
+    # ------------------------------------------------------------ freezing
+
+    def freeze(self, *, whole: bool = False) -> FrozenState:
+        """The present state by reference, between two entries; see node/image.py for what `whole` leaves in."""
+        invariant(self._job is None, "no freeze in the middle of an entry", applied=self.registry.applied_index)
+        return self._freezer.freeze(whole=whole)
+
+    def restore(self, state: FrozenState) -> None:
+        """Takes over a whole state, whose undo records and slots are in this node's undo log and heaps.
+
+        The heaps are `rebuild`t by the caller, after it made all leaves. Events go on to the same listener.
+        """
+        invariant(state.whole, "only a whole state can be restored", index=state.meta.applied_index)
+        listener = self.registry.events.listener
+        old = self.registry
+        registry = Registry(old.heaps, old.book.log, state.meta.limits)
+        restore_registry(registry, state)
+        registry.events.listener = listener
+        self._job = None
+        self._take_over(registry)
+        self._freezer.restored()
+
+    def _take_over(self, registry: Registry) -> None:
+        self.registry = registry
+        self.applier = Applier(registry, self.hasher.add)
+        self.reader = Reader(registry)
+        self._freezer = Freezer(registry)
+
     # ------------------------------------------------------------ roots
 
     def _find(self, uid: int, identity: int) -> tuple[Space, Snapshot] | None:
         space = self.registry.by_uid.get(uid)
         snapshot = space.snapshots.get(identity) if space is not None else None
         return (space, snapshot) if space is not None and snapshot is not None else None
+
+    def _root_known(self, uid: int) -> None:
+        self.registry.changed.add(uid)
 
     def root_of(self, uid: int, identity: int) -> bytes | None:
         """The snapshot's root, None while it is not known (or the snapshot has gone)."""

@@ -125,6 +125,8 @@ class UndoBook:
         self._oldest: list[tuple[int, int]] = []  # heap of (key of the oldest record or an earlier one, uid)
         self._cached_blob = 0
         self._cache = memoryview(b"")
+        self._new_blobs: set[int] = set()  # since the last freeze, as the next
+        self._dead_blobs: set[int] = set()
 
     # ------------------------------------------------------------ writing
 
@@ -204,6 +206,10 @@ class UndoBook:
         blob.live -= 1
         if blob.live == 0:
             del self.blobs[blob_no]
+            if blob_no in self._new_blobs:
+                self._new_blobs.remove(blob_no)
+            else:
+                self._dead_blobs.add(blob_no)
             for position, nbytes in blob.pieces:
                 self.log.release(position, nbytes)
 
@@ -219,6 +225,7 @@ class UndoBook:
                 chunks = [joined[at : at + CHUNK_BYTES] for at in range(0, len(joined), CHUNK_BYTES)]
                 pieces = [(self.log.append(chunk), len(chunk)) for chunk in chunks]
             self.blobs[self._blob_no] = Blob(pieces, self._part_live)
+            self._new_blobs.add(self._blob_no)
         self._parts = []
         self._part_bytes = 0
         self._part_live = 0
@@ -246,7 +253,21 @@ class UndoBook:
         invariant(record.lvc == lvc and record.uid == window.uid, "an undo record is that of its LVC", lvc=lvc)
         return record
 
-    # ------------------------------------------------------------ recovery
+    # ------------------------------------------------------------ freezing and recovery
+
+    @property
+    def next_blob(self) -> int:
+        return self._blob_no
+
+    def take_new(self) -> set[int]:
+        """Blobs that are new or moved since the last call."""
+        new, self._new_blobs = self._new_blobs, set()
+        return new
+
+    def take_dead(self) -> frozenset[int]:
+        """Blobs that died since the last call and were there before."""
+        dead, self._dead_blobs = self._dead_blobs, set()
+        return frozenset(dead)
 
     def restore(self, windows: dict[int, UndoWindow], blobs: dict[int, Blob], blob_no: int) -> None:
         """Takes over what a checkpoint held."""
