@@ -1,4 +1,4 @@
-"""Holding one version of a space for reading: its leaves, and through them its slots, stay as they are while it lives."""
+"""Holding one version of a space for reading: its leaves, and so its slots, stay as they are while it lives."""
 
 from __future__ import annotations
 

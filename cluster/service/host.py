@@ -6,15 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from node.state import StateMachine
-
     from cluster.config import NodeConfig
     from cluster.consensus.replica import Replica
     from cluster.metrics import Metrics
     from cluster.service.feed import EventFeed
     from cluster.service.forward import Forwarder
     from cluster.service.pipeline import WritePipeline
-    from cluster.transfer.registry import TransferRegistry
+    from cluster.transfer.registry import Registry
+    from node.state import StateMachine
 
 
 @dataclass
@@ -28,4 +27,5 @@ class Host:
     forwarder: Forwarder
     metrics: Metrics
     feed: EventFeed
-    transfers: TransferRegistry
+    transfers: Registry
+    caught_up: bool = False  # everything that was committed when the node started is applied here

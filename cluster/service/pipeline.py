@@ -11,7 +11,8 @@ from time import perf_counter
 from typing import Any, Protocol
 
 from cluster.batcher import Batch, Batcher, Overloaded, Reply, Stamper
-from cluster.consensus.outcomes import Committed, NotSubmitted, Proposal
+from cluster.consensus.seams import Committed, NotLeader, Unknown
+from cluster.consensus.seams import Outcome as Proposal
 from node.commands import COMMAND_BYTES_MAX, Operation, encode_command
 from node.results import Refused
 
@@ -28,7 +29,7 @@ class Room(Protocol):
     def can_accept(self, operations: Sequence[Operation]) -> bool: ...
 
 
-NOT_LEADER = Refused("no_leader", "this node is not the leader any more; nothing was submitted")
+LOST = Refused("no_leader", "this node is not the leader any more; nothing was submitted")
 UNKNOWN = Refused("unknown_outcome", "the leader was lost while the entry was on its way; retry with the same key")
 FULL = Refused("storage_full", "the reserve of this node does not cover the write; delete snapshots or spaces")
 
@@ -70,7 +71,7 @@ class WritePipeline:
     def lost_leadership(self) -> None:
         """What is still queued was never submitted."""
         for reply in self.batcher.drain():
-            reply(NOT_LEADER)
+            reply(LOST)
 
     def _pump(self) -> None:
         self._scheduled = False
@@ -97,7 +98,7 @@ class WritePipeline:
                 if len(self.batcher):
                     self._pump()
             else:
-                self._end(batch, NOT_LEADER if isinstance(proposal, NotSubmitted) else UNKNOWN)
+                self._end(batch, _refusal(proposal))
 
         self._proposer.propose(raw, done)
 
@@ -108,3 +109,11 @@ class WritePipeline:
         if len(self.batcher) and not self._scheduled:
             self._scheduled = True
             self._call_soon(self._pump)
+
+
+def _refusal(proposal: Proposal) -> Refused:
+    if isinstance(proposal, Unknown):
+        return UNKNOWN
+    if isinstance(proposal, NotLeader):
+        return LOST
+    return Refused("rate_limited", f"consensus takes no more at the moment: {getattr(proposal, 'reason', proposal)}")

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, Final
 
 from cluster.api import args as api
 from cluster.api.answer import Answer
 from cluster.api.problem import problem
+from cluster.api.service import Event
 from cluster.service import conditions
 from cluster.service.conditions import BadArgument
 from cluster.service.host import Host
@@ -96,6 +97,10 @@ class NodeService:
         except Exception:
             log.exception("service.failed", extra={"op": op})
             reply(problem("internal", f"{op} failed; see the node's log"))
+
+    async def subscribe_events(self, args: api.GetEvents) -> AsyncIterator[Event] | Answer:
+        """See `cluster.api.service.Service`."""
+        return await self._views.subscribe(args)
 
     def _change(self, op: str, handler: Handler, args: Any, reply: Reply, forwarded: bool) -> None:
         replica = self._host.replica

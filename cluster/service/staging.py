@@ -9,7 +9,7 @@ import msgspec
 
 from cluster.api.answer import Answer
 from cluster.service.host import Host
-from cluster.service.writes import refusal
+from cluster.service.outcomes import refusal
 from node import commands as ops
 from node.results import Outcome, Refused
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from cluster.api import args as api
 from cluster.api.answer import About, Answer
-from cluster.api.problem import problem
 from cluster.service import conditions, render
 from cluster.service.host import Host
+from cluster.service.outcomes import refusal, with_roots
 from node import commands as ops
 from node.results import (
     Outcome,
@@ -25,11 +25,6 @@ from node.results import (
 )
 
 Reply = Callable[[Answer], None]
-
-
-def refusal(refused: Refused) -> Answer:
-    """The problem that a refusal of apply is."""
-    return problem(refused.code, refused.detail, **(refused.extra or {}))
 
 
 class Writes:
@@ -81,10 +76,10 @@ class Writes:
             replayed = isinstance(outcome, Replayed)
             if isinstance(result, SnapshotsDone):
                 result = result.snapshots[0]
-            self._host.metrics.observe_snapshot(perf_counter() - started, isinstance(result, SnapshotInfo))
+            self._host.metrics.snapshot_done(perf_counter() - started, ok=isinstance(result, SnapshotInfo))
             if isinstance(result, SnapshotInfo):
                 info = result
-                self._with_roots([info], lambda roots: reply(self._snapshot_answer(info, roots[0], replayed)))
+                with_roots(self._host, [info], lambda roots: reply(self._snapshot_answer(info, roots[0], replayed)))
             else:
                 self._answer(outcome, self._never, reply)
 
@@ -103,31 +98,13 @@ class Writes:
                 return
             done = result
 
-            def with_roots(roots: list[bytes | None]) -> None:
+            def send(roots: list[bytes | None]) -> None:
                 bodies = [render.snapshot_body(info, root) for info, root in zip(done.snapshots, roots, strict=True)]
                 reply(Answer(201, {"index": done.index, "snapshots": bodies}, replayed=replayed))
 
-            self._with_roots(done.snapshots, with_roots)
+            with_roots(self._host, done.snapshots, send)
 
         self._host.pipeline.submit(conditions.take_snapshots(args), 0, decided)
-
-    def _with_roots(self, infos: list[SnapshotInfo], done: Callable[[list[bytes | None]], None]) -> None:
-        """`done(roots)` when this node knows them all; at once when it does already."""
-        roots: list[bytes | None] = [None] * len(infos)
-        missing = len(infos)
-        if missing == 0:
-            done(roots)
-            return
-
-        def known(place: int, root: bytes | None) -> None:
-            nonlocal missing
-            roots[place] = root
-            missing -= 1
-            if missing == 0:
-                done(roots)
-
-        for place, info in enumerate(infos):
-            self._host.machine.on_root(info.uid, info.id, lambda root, place=place: known(place, root))
 
     def delete_snapshot(self, args: api.DeleteSnapshot, reply: Reply) -> None:
         operation = ops.DeleteSnapshot(
@@ -161,11 +138,11 @@ class Writes:
                 self._answer(outcome, self._never, reply)
                 return
 
-            def with_roots(roots: list[bytes | None]) -> None:
+            def send(roots: list[bytes | None]) -> None:
                 about = self._about(info.lvc, info.epoch)
                 reply(Answer(200, render.snapshot_body(info, roots[0]), about=about, replayed=replayed))
 
-            self._with_roots([info], with_roots)
+            with_roots(self._host, [info], send)
 
         self._host.pipeline.submit(operation, 0, decided)
 
@@ -177,7 +154,7 @@ class Writes:
         def decided(outcome: Outcome) -> None:
             took_ms = (perf_counter() - started) * 1000
             if type(outcome) is not Replayed:
-                self._host.metrics.observe_rollback(isinstance(outcome, RollbackDone))
+                self._host.metrics.rollback_done(took_ms / 1000, ok=isinstance(outcome, RollbackDone))
 
             def render_done(done: RollbackDone) -> Answer:
                 took = None if isinstance(outcome, Replayed) else took_ms
