@@ -42,6 +42,8 @@ class Flow:
         for peer in core.peers.values():
             if peer.cid is None:
                 continue
+            if peer.inflight_bytes:
+                self._ping(peer)
             if core.installer.is_needed_by(peer):
                 core.installer.offer(peer)
             elif peer.is_full(core.settings.window_bytes):
@@ -93,6 +95,14 @@ class Flow:
         if now - peer.beat_at >= core.settings.heartbeat_s / 2:
             peer.beat_at = now
             core.wire.queue(peer, {"type": "beat", "term": core.engine.term, "seq": peer.next_seq()})
+
+    def _ping(self, peer: Peer) -> None:
+        """A large message is on its way: a ping overtakes it, so that neither side takes the other for dead."""
+        core = self._core
+        now = core.io.now()
+        if now - peer.ping_at >= core.settings.heartbeat_s:
+            peer.ping_at = now
+            core.put(peer, {"type": "ping", "term": core.engine.term, "round": 0})
 
     # ---------------------------------------------------------------- answers
     def on_ack(self, peer: Peer, cid: int, message: Message) -> None:

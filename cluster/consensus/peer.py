@@ -45,6 +45,7 @@ class Peer:
         "inflight_bytes",
         "node",
         "out",
+        "ping_at",
         "probing",
         "seq",
     )
@@ -79,6 +80,7 @@ class Peer:
         self.commit_sent = 0
         self.beat_at = -1e9
         self.asked_install_at = -1e9
+        self.ping_at = -1e9
 
     def next_seq(self) -> int:
         self.seq += 1

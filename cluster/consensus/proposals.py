@@ -27,11 +27,16 @@ class Proposals:
     def __len__(self) -> int:
         return len(self._queue) + len(self._pending)
 
+    def check(self, command: bytes) -> None:
+        """Raise CommandTooLarge for what can't be a command. One byte is the engine's own."""
+        most = self._core.settings.command_bytes_max
+        if not 1 < len(command) <= most:
+            raise CommandTooLarge(f"{len(command)} bytes, allowed are 2 to {most}")
+
     def propose(self, command: bytes, done: Done) -> None:
         """Queue a command. `done` may be called at once (NotLeader, NotSubmitted); raises CommandTooLarge."""
         settings = self._core.settings
-        if not 1 < len(command) <= settings.command_bytes_max:  # one byte is the engine's own
-            raise CommandTooLarge(f"{len(command)} bytes, allowed are 2 to {settings.command_bytes_max}")
+        self.check(command)
         if not self._core.engine.is_leader:
             done(NotLeader(self._core.engine.leader))
         elif self.bytes + len(command) > settings.pending_bytes_max:

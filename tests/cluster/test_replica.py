@@ -1,0 +1,166 @@
+"""Replicas over real sockets and real files, in one process: what the simulation can't show."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from cluster.consensus.identity import load_or_create
+from cluster.consensus.replica import Committed, NoLeader, NotLeader, Replica, ReplicaConfig
+from tests.unit.consensus.little_cluster import ListMachine
+from wal.disk import RealDisk
+from wal.journal import JournalConfig, RaftJournal
+
+JOURNAL = JournalConfig(bytes_max=8 << 20, segment_bytes=1 << 20, cache_bytes=4 << 20)
+
+
+class Machine(ListMachine):
+    async def install(self, base: Any, source: str) -> Any:
+        raise AssertionError("nobody lags here")
+
+
+class Site:
+    """Three replicas on ports of the kernel's choice. The greater id dials, so ports are known in time."""
+
+    def __init__(self, folder: Any) -> None:
+        self.folder, self.replicas, self.fatal = folder, {}, []
+        self.ports: dict[str, int] = {}
+
+    async def start(self, node_id: str) -> Replica:
+        disk = RealDisk()
+        folder = str(self.folder / node_id)
+        identity = load_or_create(disk, folder, cluster_id="test", node_id=node_id)
+        peers = {other: ("127.0.0.1", self.ports.get(other, 1)) for other in ("a", "b", "c") if other != node_id}
+        config = ReplicaConfig(node_id, "test", identity.incarnation, ("127.0.0.1", self.ports.get(node_id, 0)), peers)
+        replica = Replica(
+            config=config,
+            journal=RaftJournal.open(disk, folder + "/journal", JOURNAL),
+            machine=Machine(),
+            now=time.monotonic,
+            random=random.Random(node_id).random,
+            wall_ms=lambda: 0,
+            on_fatal=self.fatal.append,
+        )
+        await replica.start()
+        self.ports[node_id] = replica.port
+        self.replicas[node_id] = replica
+        return replica
+
+    async def kill(self, node_id: str) -> None:
+        """As SIGKILL looks from outside: the sockets close, nobody is asked."""
+        replica = self.replicas.pop(node_id)
+        replica._stopped = True
+        replica._timer.cancel()
+        await replica._network.stop()
+        replica._syncer.stop()
+        replica.journal.close()
+
+    async def leader(self) -> Replica:
+        await until(lambda: any(replica.accepting_writes for replica in self.replicas.values()))
+        return next(replica for replica in self.replicas.values() if replica.accepting_writes)
+
+    async def close(self) -> None:
+        await asyncio.gather(*(replica.stop() for replica in self.replicas.values()))
+        for replica in self.replicas.values():
+            replica.journal.close()
+        assert self.fatal == []
+
+
+async def until(condition: Callable[[], Any], seconds: float = 10.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.002)
+
+
+async def propose(replica: Replica, command: bytes) -> Any:
+    answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    replica.propose(command, answer.set_result)
+    return await asyncio.wait_for(answer, 5)
+
+
+@pytest.fixture
+async def site(tmp_path: Any) -> Any:
+    site = Site(tmp_path)
+    for node_id in ("a", "b", "c"):
+        await site.start(node_id)
+    yield site
+    await site.close()
+
+
+async def retried(call: Callable[[], Awaitable[Any]]) -> Any:
+    async with asyncio.timeout(5):
+        while True:
+            with suppress(NoLeader):
+                return await call()
+            await asyncio.sleep(0.01)
+
+
+async def test_commit_and_read_on_every_member(site: Site) -> None:
+    leader = await site.leader()
+    outcome = await propose(leader, b"hello" * 50_000)
+    assert isinstance(outcome, Committed)
+    for replica in site.replicas.values():
+        assert await retried(replica.read_index) >= outcome.index
+        assert replica.machine.commands()[-1] == b"hello" * 50_000
+    follower = next(replica for replica in site.replicas.values() if replica.role == "follower")
+    assert await propose(follower, b"no") == NotLeader(leader.config.node_id)
+    assert all(status.reachable and status.match_index for status in leader.peers())
+
+
+async def test_many_commands_keep_their_order(site: Site) -> None:
+    leader = await site.leader()
+    commands = [b"%06d" % number * 200 for number in range(2000)]
+    outcomes = await asyncio.gather(*(propose(leader, command) for command in commands))
+    assert all(isinstance(outcome, Committed) for outcome in outcomes)
+    for replica in site.replicas.values():
+        await retried(replica.read_index)
+        assert replica.machine.commands()[-2000:] == commands
+    assert leader.syncs < 2000
+
+
+async def test_a_killed_leader_is_replaced_and_comes_back(site: Site) -> None:
+    leader = await site.leader()
+    node_id = leader.config.node_id
+    await propose(leader, b"before")
+    started = time.monotonic()
+    await site.kill(node_id)
+    other = await site.leader()
+    took = time.monotonic() - started
+    assert isinstance(await propose(other, b"after"), Committed)
+    back = await site.start(node_id)
+    await until(lambda: back.machine.commands()[-1:] == [b"after"])
+    assert took < 2.0 and b"before" in back.machine.commands()
+
+
+async def test_a_stopped_leader_hands_over_first(site: Site) -> None:
+    leader = await site.leader()
+    await propose(leader, b"before")
+    started = time.monotonic()
+    assert await leader.move_leadership()
+    other = await site.leader()
+    assert other is not leader and time.monotonic() - started < 0.4
+
+
+async def test_another_cluster_is_refused(site: Site, tmp_path: Any) -> None:
+    await site.leader()
+    disk = RealDisk()
+    stranger = ReplicaConfig("d", "elsewhere", "x", ("127.0.0.1", 0), {"a": ("127.0.0.1", site.ports["a"])})
+    replica = Replica(
+        config=stranger,
+        journal=RaftJournal.open(disk, str(tmp_path / "d"), JOURNAL),
+        machine=Machine(),
+        now=time.monotonic,
+        random=random.Random(4).random,
+        wall_ms=lambda: 0,
+        on_fatal=site.fatal.append,
+    )
+    await replica.start()
+    await until(lambda: "this is cluster test, not elsewhere" in (replica.peers()[0].problem or ""))
+    await replica.stop()
+    replica.journal.close()
