@@ -6,6 +6,7 @@ Nothing here restarts a node by itself. Which nodes run is decided by the locks 
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import os
 import random
@@ -19,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from cluster.config import NodeConfig, Peer, config_to_toml
+from cluster.config import NodeConfig, Peer, config_to_toml, load_config
 from cluster.datalock import holder
 from cluster.localfiles import ClusterFile, LocalNode, read_cluster, write_atomically, write_cluster
 from cluster.probe import leader_of, usable, wait_until
@@ -104,6 +105,15 @@ class LocalCluster:
                 _write_node(root, row, rows, cluster_id, dict(settings or {}), peers_of)
             write_cluster(root, ClusterFile(cluster_id, rows))
         return cls(root, env=env, command=command)
+
+    def rewire(self, peers_of: PeersOf | None = None) -> None:
+        """Changes the addresses that the nodes dial; counts from their next start. Without `peers_of`: their own."""
+        for row in self._file.nodes:
+            path = self.folder / row.id / "node.toml"
+            config = load_config(str(path), {})
+            own = [Peer(other.id, other.raft, other.bulk, other.http) for other in self._file.nodes]
+            peers = tuple(peers_of(row.id, self._file.nodes) if peers_of is not None else own)
+            write_atomically(path, config_to_toml(dataclasses.replace(config, peers=peers)))
 
     # ------------------------------------------------------------------ looking
 
