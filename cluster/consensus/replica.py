@@ -127,6 +127,7 @@ class PeerStatus:
     match_index: int | None
     silent_s: float | None
     problem: str | None  # why there is no connection
+    installing: bool = False  # it needs what our journal no longer has; known only where we lead
 
 
 class Replica:
@@ -274,6 +275,21 @@ class Replica:
         return self.core.membership.recorded
 
     @property
+    def installing(self) -> bool:
+        """A checkpoint is on its way here; until it is in, this node lags."""
+        return self.core.installer.fetching is not None
+
+    @property
+    def job_running(self) -> bool:
+        """An entry is being applied in slices: the machine is between two versions."""
+        return self.core.applier.job_running
+
+    @property
+    def last_index(self) -> int:
+        """Index of the last entry of the journal, committed or not."""
+        return self.core.journal.last_index
+
+    @property
     def syncs(self) -> int:
         """fdatasyncs of the journal since start."""
         return self._syncer.syncs if self._syncer is not None else 0
@@ -291,6 +307,7 @@ class Replica:
                     match_index=core.engine.match_index(peer.node) if leads else None,
                     silent_s=None if heard is None else max(0.0, self.now() - heard),
                     problem=self._network.complaint(peer.id),
+                    installing=leads and core.installer.is_needed_by(peer),
                 )
             )
         return found

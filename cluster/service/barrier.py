@@ -6,17 +6,17 @@ In both cases never while an entry is being applied in slices: the state is betw
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from typing import Final
 
 from cluster.api.answer import Answer
 from cluster.api.problem import problem
+from cluster.log import get_log
 from cluster.service.conditions import BadArgument
 from cluster.service.host import Host
 from node.faults import RottenPage
 
-log = logging.getLogger("lastgood.service")
+log = get_log("cluster.service")
 Reply = Callable[[Answer], None]
 Work = Callable[[], None]
 JOB_POLL_S: Final = 0.002
@@ -77,8 +77,8 @@ def run_guarded(work: Work, reply: Reply) -> None:
     except BadArgument as error:
         reply(problem(error.code, error.detail))
     except RottenPage as rotten:
-        log.error("page.rotten", extra={"space": rotten.space, "page": rotten.page, "detail": rotten.detail})
+        log.error("page.rotten", space=rotten.space, page=rotten.page, detail=rotten.detail)
         reply(problem("internal", str(rotten), space=rotten.space, page=rotten.page))
-    except Exception:
-        log.exception("read.failed")
+    except Exception as error:
+        log.error("read.failed", error=error)
         reply(problem("internal", "the read failed; see the node's log"))

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, Final
 
@@ -14,6 +13,7 @@ from cluster.api import args as api
 from cluster.api.answer import Answer
 from cluster.api.problem import problem
 from cluster.api.service import Event
+from cluster.log import get_log
 from cluster.service import conditions
 from cluster.service.conditions import BadArgument
 from cluster.service.host import Host
@@ -22,7 +22,7 @@ from cluster.service.staging import Stager
 from cluster.service.views import Views
 from cluster.service.writes import Writes
 
-log = logging.getLogger("lastgood.service")
+log = get_log("cluster.service")
 Reply = Callable[[Answer], None]
 Handler = Callable[[Any, Reply], None]
 
@@ -94,8 +94,8 @@ class NodeService:
                 reply(problem("not_found", f"there is no operation {op!r}"))
         except BadArgument as error:
             reply(problem(error.code, error.detail))
-        except Exception:
-            log.exception("service.failed", extra={"op": op})
+        except Exception as error:
+            log.error("service.failed", op=op, error=error)
             reply(problem("internal", f"{op} failed; see the node's log"))
 
     async def subscribe_events(self, args: api.GetEvents) -> AsyncIterator[Event] | Answer:

@@ -12,6 +12,7 @@ from cluster.api import args as api
 from cluster.api.answer import Answer
 from cluster.api.times import parse_wait_ms, rfc3339
 from cluster.config import Peer
+from cluster.consensus.replica import PeerStatus
 from cluster.service.host import Host
 from cluster.service.outcomes import refusal
 from node.events import Event
@@ -67,9 +68,9 @@ class Views:
         """This node's view; on the leader it is the cluster's."""
         host, replica = self._host, self._host.replica
         last = replica.last_index
+        seen = {status.id: status for status in replica.peers()}
         nodes = [self._self_row(last)]
-        for peer in host.config.others:
-            nodes.append(self._peer_row(peer, last))
+        nodes.extend(self._peer_row(peer, seen[peer.id], last) for peer in host.config.others)
         nodes.sort(key=lambda row: row["id"])
         reply(
             Answer(
@@ -96,17 +97,16 @@ class Views:
             "state": "installing" if replica.installing else "ready",
         }
 
-    def _peer_row(self, peer: Peer, last: int) -> dict[str, Any]:
+    def _peer_row(self, peer: Peer, seen: PeerStatus, last: int) -> dict[str, Any]:
         replica = self._host.replica
-        seen = replica.peer(peer.id)
-        leads = replica.role == "leader"
+        match = seen.match_index
         state = "down" if not seen.reachable else "installing" if seen.installing else "ready"
         return {
             **_addresses(peer),
             "role": "leader" if replica.leader == peer.id else "follower",
             "reachable": seen.reachable,
-            "match_index": seen.match_index if leads else None,
-            "lag_entries": max(0, last - seen.match_index) if leads else None,
+            "match_index": match,
+            "lag_entries": None if match is None else max(0, last - match),
             "state": state,
         }
 

@@ -1,0 +1,272 @@
+"""One running node: its parts made in order, joined, started, and stopped in the opposite order."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final
+
+from cluster.api.server import ApiRunner, serve
+from cluster.batcher import Batcher, BatchLimits, Stamper
+from cluster.config import NodeConfig, split_address
+from cluster.consensus.identity import Identity, load_or_create
+from cluster.consensus.replica import Replica, ReplicaConfig
+from cluster.consensus.settings import ALL_FEATURES, Feature
+from cluster.datalock import DataLock
+from cluster.log import get_log
+from cluster.machine import ConsensusMachine
+from cluster.metrics import Metrics
+from cluster.service.feed import EventFeed
+from cluster.service.forward import Forwarder
+from cluster.service.host import Host
+from cluster.service.pipeline import WritePipeline
+from cluster.service.service import NodeService
+from cluster.transfer.registry import Registry
+from node.commands import Tick
+from node.heap import HeapSet
+from node.settings import Limits
+from node.state import StateMachine
+from wal.disk import RealDisk
+from wal.journal import JournalConfig, RaftJournal
+from wal.undo import UndoConfig, UndoLog
+
+log = get_log("cluster.runtime")
+
+HASH_THREADS: Final = 2
+TICK_CHECK_S: Final = 0.1
+CATCH_UP_RETRY_S: Final = 0.05
+PLANTED: Final = {"no_barrier": Feature.BARRIER | Feature.SELF_DURABLE, "stale_read": Feature.READ_ROUND,
+                  "truncate_on_match": Feature.LAZY_TRUNCATE}  # fmt: skip
+
+
+def wall_ms() -> int:
+    """Wall clock in milliseconds; for display only."""
+    return time.time_ns() // 1_000_000
+
+
+class _Room:
+    def can_accept(self, operations: Any) -> bool:
+        return True
+
+
+class NodeRuntime:
+    """Made by `start`; runs on the loop that called it. `on_fatal` is called once, when the node must end."""
+
+    def __init__(self, config: NodeConfig, on_fatal: Callable[[BaseException], None]) -> None:
+        self.config = config
+        self._on_fatal = on_fatal
+        self._folder = Path(config.data)
+        self._pool = ThreadPoolExecutor(HASH_THREADS, thread_name_prefix="hash")
+        self._tasks: list[asyncio.Task[None]] = []
+        self.metrics = Metrics(env=config.env, cluster=config.cluster)
+
+    async def start(self) -> None:
+        """Raises FolderBusy, WrongFolder, Corrupt, FailStop or OSError; nothing listens then."""
+        loop = asyncio.get_running_loop()
+        config = self.config
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._lock = DataLock.take(self._folder)
+        disk = RealDisk()
+        identity = load_or_create(disk, str(self._folder), cluster_id=config.cluster_id, node_id=config.id)
+        self._open_storage(disk, loop)
+        self.consensus_machine = ConsensusMachine(self.machine, base=None, install=self._install)
+        self.replica = self._make_replica(identity)
+        self.feed = EventFeed(node_id=config.id, wall_ms=wall_ms)
+        self.transfers = Registry(now=time.monotonic, wall_ms=wall_ms, emit=self._transfer_event)
+        self.host = self._make_host(loop)
+        self.service = NodeService(self.host)
+        self.machine.on_event(lambda event: self.feed.signal())
+        self.replica.on_role_change = self._role_changed
+        await self.replica.start()
+        self.api: ApiRunner = await serve(
+            self.service,
+            listen=split_address(config.http_listen, name="http_listen"),
+            metrics=self.metrics,
+            allowed_hosts=self._allowed_hosts(),
+        )
+        self.metrics.sample_with(self._sample)
+        self._tasks = [loop.create_task(self._tick_when_due()), loop.create_task(self._catch_up())]
+        log.info("node.started", http=self.api.url, incarnation=identity.incarnation)
+
+    def _open_storage(self, disk: RealDisk, loop: asyncio.AbstractEventLoop) -> None:
+        config = self.config
+        segment_bytes = config.journal_segment_bytes()
+        self.journal = RaftJournal.open(
+            disk,
+            str(self._folder / "journal"),
+            JournalConfig(bytes_max=config.journal_bytes_max, segment_bytes=segment_bytes),
+        )
+        heaps = self._folder / "heap"
+        disk.makedirs(str(heaps))
+        self.heaps = HeapSet(disk, str(heaps))
+        self.undo = UndoLog.open(disk, str(self._folder / "undo"), UndoConfig())
+        self.machine = StateMachine(
+            heaps=self.heaps,
+            undo=self.undo,
+            submit=self._pool.submit,
+            post=loop.call_soon_threadsafe,
+            monotonic_ms=lambda: time.monotonic() * 1000,
+            limits=self._limits(),
+        )
+
+    def _limits(self) -> Limits:
+        config = self.config
+        return Limits(
+            undo_bytes_total=config.undo_bytes_total,
+            undo_records_max=config.undo_records_max,
+            events_max=config.events_kept,
+        )
+
+    def _make_replica(self, identity: Identity) -> Replica:
+        config, limits = self.config, self._limits()
+        features = ALL_FEATURES & ~PLANTED.get(config.plant or "", Feature(0))
+        return Replica(
+            config=ReplicaConfig(
+                node_id=config.id,
+                cluster_id=config.cluster_id,
+                incarnation=identity.incarnation,
+                listen=split_address(config.raft_listen, name="raft_listen"),
+                peers={peer.id: split_address(peer.raft, name="raft") for peer in config.others},
+                heartbeat_s=config.heartbeat_ms / 1000,
+                election_min_s=config.election_ms_min / 1000,
+                election_max_s=config.election_ms_max / 1000,
+                fallback_s=config.leader_fallback_ms / 1000,
+                limits={name: getattr(limits, name) for name in limits.__struct_fields__},
+                features=features,
+            ),
+            journal=self.journal,
+            machine=self.consensus_machine,
+            now=time.monotonic,
+            random=random.SystemRandom().random,
+            wall_ms=wall_ms,
+            on_fatal=self._fatal,
+        )
+
+    def _make_host(self, loop: asyncio.AbstractEventLoop) -> Host:
+        config = self.config
+        limits = BatchLimits(
+            batch_bytes_max=config.batch_bytes_max,
+            batch_operations_max=config.batch_operations_max,
+            queue_bytes_max=config.queue_bytes_max,
+            queue_operations_max=config.queue_operations_max,
+            in_flight_max=config.batches_in_flight_max,
+        )
+        self.stamper = Stamper(lambda: time.monotonic() * 1000)
+        pipeline = WritePipeline(
+            batcher=Batcher(limits),
+            stamper=self.stamper,
+            proposer=self.replica,
+            room=_Room(),
+            wall_ms=wall_ms,
+            call_soon=loop.call_soon,
+            on_batch=self._batch_done,
+        )
+        urls = {peer.id: peer.http for peer in config.others}
+        forwarder = Forwarder(node_id=config.id, url_of=urls.get, timeout_s=config.request_timeout_ms / 1000)
+        return Host(
+            config=config,
+            replica=self.replica,
+            machine=self.machine,
+            pipeline=pipeline,
+            forwarder=forwarder,
+            metrics=self.metrics,
+            feed=self.feed,
+            transfers=self.transfers,
+        )
+
+    def _allowed_hosts(self) -> list[str]:
+        advertised = self.config.advertised.http.split("//", 1)[1].split("/", 1)[0]
+        host, _ = split_address(advertised, name="http")
+        return [*self.config.allowed_hosts, host]
+
+    # ------------------------------------------------------------ running
+
+    def _role_changed(self) -> None:
+        replica = self.replica
+        self.metrics.role = replica.role
+        if replica.role == "leader":
+            self.stamper.lead(self.machine.now_ms)
+        else:
+            self.host.pipeline.lost_leadership()
+        if replica.leader != getattr(self, "_leader_told", None):
+            self._leader_told = replica.leader
+            self.metrics.add("leader_changes")
+            self.feed.add_own("leader.changed", index=replica.commit_index, leader=replica.leader, term=replica.term)
+
+    def _batch_done(self, operations: int, seconds: float) -> None:
+        self.metrics.batch_operations.observe(operations)
+        self.metrics.commit_latency.observe(seconds)
+
+    def _transfer_event(self, event_type: str, facts: dict[str, Any]) -> None:
+        """From transfer threads."""
+        self._loop_call(lambda: self.feed.add_own(event_type, **facts))
+
+    def _loop_call(self, function: Callable[[], None]) -> None:
+        self.host.replica._loop.call_soon_threadsafe(function)  # type: ignore[union-attr]
+
+    async def _tick_when_due(self) -> None:
+        """The leader proposes a tick when something is due and no other command brings the time along."""
+        while True:
+            await asyncio.sleep(TICK_CHECK_S)
+            due = self.machine.next_due_ms()
+            leads = self.replica.role == "leader" and self.replica.accepting_writes
+            if leads and due is not None and due <= self.stamper.stamp() and not len(self.host.pipeline.batcher):
+                self.host.pipeline.submit(Tick(), 0, lambda outcome: None)
+
+    async def _catch_up(self) -> None:
+        """Ready begins when everything that was committed at start is applied here: one ReadIndex tells."""
+        done = asyncio.Event()
+        while not self.host.caught_up:
+            done.clear()
+
+            def answered(index: int | None) -> None:
+                if index is not None:
+                    self.host.caught_up = True
+                done.set()
+
+            self.replica.read_barrier(answered)
+            await done.wait()
+            if not self.host.caught_up:
+                await asyncio.sleep(CATCH_UP_RETRY_S)
+        log.info("node.ready", applied=self.machine.applied_index, leader=self.replica.leader)
+
+    def _sample(self, metrics: Metrics) -> None:
+        replica, machine = self.replica, self.machine
+        metrics.set("applied_index", machine.applied_index)
+        metrics.set("commit_index", replica.commit_index)
+        metrics.set("raft_term", replica.term)
+        metrics.set("raft_is_leader", 1 if replica.role == "leader" else 0)
+        metrics.set("raft_peers_reachable", sum(1 for peer in replica.peers() if peer.reachable))
+        metrics.set("journal_bytes", self.journal.bytes_kept)
+        metrics.set("journal_first_index", self.journal.first_index)
+        metrics.set("spaces", len(machine.registry.by_name))
+        metrics.set("batch_queue_operations", len(self.host.pipeline.batcher))
+        metrics.set("batch_queue_bytes", self.host.pipeline.batcher.queued_bytes)
+
+    async def _install(self, base: Any, source: str) -> Any:
+        raise NotImplementedError
+
+    def _fatal(self, error: BaseException) -> None:
+        log.error("node.fatal", error=error)
+        self._on_fatal(error)
+
+    # ------------------------------------------------------------ stopping
+
+    async def stop(self) -> None:
+        """Refuses new work, hands leadership over, closes what is open. Idempotent."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.feed.close()
+        await self.replica.stop()
+        await self.api.stop()
+        await self.host.forwarder.close()
+        await self.service.close()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self.journal.close()
+        self._lock.release()
+        log.info("node.stopped")
