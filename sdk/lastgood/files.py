@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import Awaitable, Callable
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 from lastgood.answers import Exported, Imported, Read, Snapshot, Written
@@ -150,20 +152,49 @@ async def export_file(
     The snapshot is pinned meanwhile. The file appears whole or not at all (staged beside it, synced, renamed).
     Raises NotFound for a snapshot that is not there, LastgoodError, OSError.
     """
+    async with held_snapshot(space, snapshot) as source:
+        await _stage(space, source, os.fspath(path), in_flight_bytes_max, progress)
+    return Exported(bytes=source.size, lvc=source.lvc, root=source.root)
+
+
+@asynccontextmanager
+async def held_snapshot(space: Space, snapshot: SnapshotLike | None) -> AsyncIterator[Snapshot]:
+    """A snapshot that stays while the block runs: the given one, or a new one that is deleted afterwards.
+
+    It is pinned under a holder of its own, so that neither the ring nor its time to live takes it away.
+    """
     holder = f"export-{secrets.token_hex(8)}"
-    own = snapshot is None
     source = await (space.snapshot(ttl_s=_EXPORT_TTL_S) if snapshot is None else space.get_snapshot(snapshot))
     await space.pin(source, holder)
     try:
-        await _stage(space, source, os.fspath(path), in_flight_bytes_max, progress)
+        yield source
     finally:
         try:
             await space.unpin(source, holder)
-            if own:
+            if snapshot is None:
                 await space.delete_snapshot(source)
         except NotFound:
             pass  # the space was deleted under us; nothing is left to release
-    return Exported(bytes=source.size, lvc=source.lvc, root=source.root)
+
+
+async def stream_out(
+    space: Space, source: Snapshot, *, offset: int = 0, length: int | None = None, ahead: int = 8
+) -> AsyncGenerator[bytes, None]:
+    """The bytes of a snapshot in order, in pieces of at most 1 MiB, `ahead` of them on their way."""
+    stop = source.size if length is None else min(source.size, offset + length)
+    coming: deque[asyncio.Future[Read]] = deque()
+    starts = iter(range(offset, stop, PIECE_BYTES))
+    try:
+        while True:
+            while len(coming) < ahead and (start := next(starts, None)) is not None:
+                wanted = space.read_version(start, min(PIECE_BYTES, stop - start), snapshot=source)
+                coming.append(asyncio.ensure_future(wanted))
+            if not coming:
+                return
+            yield (await coming.popleft()).data
+    finally:
+        for future in coming:
+            future.cancel()
 
 
 async def _stage(

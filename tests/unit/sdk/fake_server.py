@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -88,7 +87,7 @@ class FakeCluster:
         self.refuse: list[str] = []  # codes with which the next changes are turned away at the door
         self.drop_before = 0  # messages that are lost with their connection, unapplied
         self.drop_after = 0  # messages that are applied, then the connection breaks
-        self.drop_refused: Callable[[str, dict[str, Any]], bool] = lambda op, args: False
+        self.drop_writes = False  # every message with a write is applied, and its connection breaks
         self.mute: set[int] = set()  # nodes that take messages and never answer
         self.leader = 0
         self.urls: list[str] = []
@@ -199,8 +198,8 @@ class FakeCluster:
         content = bytearray(found.content)
         for write in writes:
             offset, piece = write["offset"], write["data"]
-            content.extend(bytes(max(0, offset + len(piece) - len(content))))
             before = bytes(content[offset : offset + len(piece)])
+            content.extend(bytes(max(0, offset + len(piece) - len(content))))
             content[offset : offset + len(piece)] = piece
             self._log(found, offset, len(piece), before, tx_id)
         if size is not None:
@@ -409,8 +408,9 @@ class FakeNode:
         if self.number in cluster.mute:
             return True
         answers = [(number, *cluster.run(op, args)) for number, op, args in asked]
-        if changing and cluster.drop_after:
-            cluster.drop_after -= 1
+        writes = any(op == "putData" for _, op, _ in asked)
+        if (changing and cluster.drop_after) or (writes and cluster.drop_writes):
+            cluster.drop_after -= not cluster.drop_writes
             request.transport.abort()
             return False
         await ws.send_bytes(pack(answers))
