@@ -65,6 +65,7 @@ class SqliteSource:
         self.path = folder / "library.db"
         self._rng = random.Random(seed)
         files = self._build()
+        self._bytes = self.path.read_bytes()  # as the cluster has them
         self.what = f"SQLite database of {files} files of Python's standard library"
 
     def _build(self) -> int:
@@ -88,13 +89,14 @@ class SqliteSource:
 
     def change(self, number: int) -> Writes:
         """One SQL UPDATE: every line of some file is marked as reviewed."""
-        before = self.path.read_bytes()
+        before = self._bytes
         file = self._files[number % len(self._files)]
         db = sqlite3.connect(self.path)
         with db:
             db.execute("UPDATE line SET reviewed = ? WHERE file = ?", (2000 + number, file))
         db.close()
-        return page_ranges(before, self.path.read_bytes())
+        self._bytes = self.path.read_bytes()
+        return page_ranges(before, self._bytes)
 
     def damage(self) -> Writes:
         """Garbage over pages all over the file, the first one included."""
