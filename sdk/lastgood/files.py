@@ -170,9 +170,12 @@ async def held_snapshot(space: Space, snapshot: SnapshotLike | None) -> AsyncIte
         yield source
     finally:
         try:
-            await space.unpin(source, holder)
-            if snapshot is None:
-                await space.delete_snapshot(source)
+            # A fresh handle: somebody's rollback meanwhile must not leave the pin behind.
+            now = await space.store.space(space.name)
+            if now.uid == source.uid:
+                await now.unpin(source, holder)
+                if snapshot is None:
+                    await now.delete_snapshot(source)
         except NotFound:
             pass  # the space was deleted under us; nothing is left to release
 

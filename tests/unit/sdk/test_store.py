@@ -8,6 +8,7 @@ from pathlib import Path
 
 import lastgood
 import pytest
+from lastgood.files import held_snapshot, stream_out
 
 from tests.unit.sdk.fake_server import FakeCluster
 
@@ -208,3 +209,14 @@ async def test_cluster_status(store: lastgood.Store) -> None:
     assert status.leader == "n1"
     assert [node.role for node in status.nodes] == ["leader", "follower", "follower"]
     assert await store.transfers() == []
+
+
+async def test_an_export_survives_a_rollback_by_somebody_else(
+    store: lastgood.Store, room: lastgood.Space, tmp_path: Path
+) -> None:
+    await room.write(0, b"good")
+    other = await store.space("room")
+    async with held_snapshot(room, None) as source:
+        await other.rollback(lvc=0)
+        assert [piece async for piece in stream_out(room, source)] == [b"good"]
+    assert [one.reason async for one in other.snapshots() if one.id == source.id] == []
