@@ -34,7 +34,9 @@ PER_NODE_ENV: Final = frozenset(
 )
 NODE_COMMAND: Final = (sys.executable, "-m", "cluster.node_main")
 STOP_GRACE_S: Final = 15.0
-TAIL_BYTES: Final = 2_000
+TAIL_BYTES: Final = 16_000
+TAIL_LINES: Final = 5
+TAIL_LINE: Final = 300
 
 PeersOf = Callable[[str, Sequence[LocalNode]], Sequence[Peer]]
 
@@ -157,14 +159,15 @@ class LocalCluster:
         return leader_of([self.node(node_id).http for node_id in self.running()], timeout_s=timeout_s)
 
     def log_tail(self, node_id: str) -> str:
-        """The last bytes of a node's log, for people."""
+        """The last lines of a node's log, each cut to a readable length, for people."""
         try:
             with open(self.folder / node_id / "node.log", "rb") as file:
                 file.seek(0, os.SEEK_END)
                 file.seek(max(0, file.tell() - TAIL_BYTES))
-                return file.read().decode("utf-8", "replace")
+                lines = file.read().decode("utf-8", "replace").splitlines()
         except FileNotFoundError:
             return ""
+        return "\n".join(line if len(line) <= TAIL_LINE else f"{line[:TAIL_LINE]} …" for line in lines[-TAIL_LINES:])
 
     # ------------------------------------------------------------------ starting
 
