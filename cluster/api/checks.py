@@ -145,6 +145,12 @@ def check_events(asked: args.GetEvents) -> Answer | None:
     return None
 
 
+def check_events_on_stream(asked: args.GetEvents) -> Answer | None:
+    if asked.sse:
+        return _bad("sse is for HTTP: server-sent events have no place on the stream")
+    return check_events(asked)
+
+
 def _check_label(label: str | None) -> Answer | None:
     if label is None or is_label(label):
         return None

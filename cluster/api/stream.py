@@ -17,7 +17,7 @@ import msgspec
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from cluster.api.answer import Answer, DataBody, DataStream
-from cluster.api.checks import CHECKS, Check
+from cluster.api.checks import CHECKS, Check, check_events_on_stream
 from cluster.api.operations import OPERATIONS, STREAM_MESSAGE_BYTES_MAX, STREAM_OPEN_MAX, Operation
 from cluster.api.problem import problem
 from cluster.api.render import base_headers
@@ -59,7 +59,8 @@ def _charge_list(asked: Any) -> int:
 
 def _door(row: Operation) -> Door:
     charge = {"getData": _charge_read, "getSnapshotData": _charge_read, "getWal": _charge_list}.get(row.id)
-    return Door(msgspec.msgpack.Decoder(row.args).decode, CHECKS.get(row.id), charge)
+    check = check_events_on_stream if row.id == "getEvents" else CHECKS.get(row.id)
+    return Door(msgspec.msgpack.Decoder(row.args).decode, check, charge)
 
 
 DOORS: Final[dict[str, Door]] = {row.id: _door(row) for row in OPERATIONS if row.stream}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -153,6 +154,7 @@ class Door:
 @asynccontextmanager
 async def running(options: ApiOptions | None = None, **rest: Any) -> AsyncIterator[Door]:
     service, metrics = ScriptedService(), Metrics(env="test", cluster="c1")
+    options = replace(options or ApiOptions(), lingering_s=0.05)  # nobody here sends the rest of a refused body
     runner = await serve(service, listen=("127.0.0.1", 0), metrics=metrics, options=options, **rest)
     async with aiohttp.ClientSession(auto_decompress=False) as http:
         try:
