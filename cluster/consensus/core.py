@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from cluster.consensus.applier import Applier
 from cluster.consensus.engine import LEADER, Engine
@@ -22,12 +22,13 @@ from cluster.consensus.prevote import PreVote
 from cluster.consensus.proposals import Proposals
 from cluster.consensus.readindex import ReadIndex
 from cluster.consensus.seams import Base, CoreIO, Done, Machine, Message, ReadDone
-from cluster.consensus.settings import CoreSettings, Feature
+from cluster.consensus.settings import CoreSettings, Guards
 from cluster.consensus.wire import Answering, Wire
 from wal.checks import FailStop
 
 # Messages that only a leader sends; they carry term and sequence.
-FROM_LEADER = frozenset({"append_entries", "install", "beat"})
+FROM_LEADER: Final = frozenset({"append_entries", "install", "beat"})
+COMMIT_NEWS_S: Final = 0.005
 
 
 class ConsensusCore:
@@ -37,13 +38,12 @@ class ConsensusCore:
 
     def __init__(self, settings: CoreSettings, log: RaftLog, machine: Machine, io: CoreIO) -> None:
         self.settings, self.machine, self.io = settings, machine, io
+        self.guards = Guards(settings.features)
         self.peers = {peer: Peer(peer) for peer in settings.peers}
         self.stats: Counter[str] = Counter()
         self._base = machine.checkpoint_base()
         self._meet_checkpoint(log, self._base)
-        self.journal = JournalAdapter(
-            log, message_bytes=settings.message_bytes, keep_votes=bool(settings.features & Feature.VOTES)
-        )
+        self.journal = JournalAdapter(log, message_bytes=settings.message_bytes, keep_votes=self.guards.votes)
         self.membership = Membership(self)
         self.wire, self.flow, self.prevote = Wire(self), Flow(self), PreVote(self)
         self.proposals, self.applier = Proposals(self), Applier(self)
@@ -55,6 +55,7 @@ class ConsensusCore:
         self.membership.restore()
         self.journal.observer = self.membership
         self._voters: tuple[int, set[str]] = (0, set())
+        self._commit_news = (0, 0.0)  # commit index, and since when
         self._seen = (self.engine.role, self.engine.leader, self.engine.term)
         self._depth = 0
         self.on_role_change: Callable[[], None] | None = None
@@ -113,8 +114,8 @@ class ConsensusCore:
     def visible_commit(self) -> int:
         """Committed, and on our own disk if we lead: a majority of one waits for its own fsync too."""
         commit = self.engine.commit
-        if self.engine.is_leader and self.settings.features & Feature.SELF_DURABLE:
-            return min(commit, max(self.journal.durable_index(), self.engine.applied))
+        if self.engine.is_leader and self.guards.self_durable:
+            return min(commit, max(self.journal.durable_index, self.engine.applied))
         return commit
 
     def has_committed_in_its_term(self) -> bool:
@@ -129,8 +130,8 @@ class ConsensusCore:
             self.engine.tick()
             self.membership.advance()
             self.proposals.drain()
-            if self.engine.is_leader and self._commit_is_news():
-                self.flow.send_now()
+            if self.engine.is_leader:
+                self._tell_commit()
         finally:
             self._depth -= 1
         self.settle()
@@ -163,6 +164,7 @@ class ConsensusCore:
 
     def on_durable(self) -> None:
         """The journal's durable_lsn has moved: send what waited for it."""
+        self.journal.note_durable()
         for peer in self.peers.values():
             self.wire.flush(peer)
         self.flow.on_durable()
@@ -171,7 +173,7 @@ class ConsensusCore:
     def on_raw(self, peer_id: str, cid: int, message: Message) -> None:
         """One message of connection `cid`, in the order in which it was sent."""
         peer = self.peers[peer_id]
-        if cid != peer.cid and self.settings.features & Feature.EPOCHS:
+        if cid != peer.cid and self.guards.epochs:
             self.stats["old_connection_dropped"] += 1
             return
         self._depth += 1
@@ -260,7 +262,7 @@ class ConsensusCore:
 
     def _on_append(self, peer: Peer, message: Message) -> None:
         about = Answering(message["seq"])
-        if not self.settings.features & Feature.LAZY_TRUNCATE:
+        if not self.guards.lazy_truncate:
             return self._to_engine(peer, message, about)
         entries = message["entries"]
         found = decide(self.journal, message["prevLogIdx"], message["prevLogTerm"], entries)
@@ -339,11 +341,15 @@ class ConsensusCore:
         if peer.cid is not None:
             self.io.send(peer.id, peer.cid, message)
 
-    def _commit_is_news(self) -> bool:
-        commit = self.engine.commit
-        return any(
+    def _tell_commit(self) -> None:
+        """The commit index travels with the next append; when none follows soon, by itself."""
+        commit, now = self.engine.commit, self.io.now()
+        if commit != self._commit_news[0]:
+            self._commit_news = (commit, now)
+        elif now - self._commit_news[1] >= COMMIT_NEWS_S and any(
             peer.cid is not None and 0 < peer.commit_sent < commit and not peer.inflight for peer in self.peers.values()
-        )
+        ):
+            self.flow.send_now()
 
     def settle(self) -> None:
         """Notice what an event changed: role, leader, term; then let reads go on."""

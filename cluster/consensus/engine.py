@@ -133,6 +133,9 @@ class Engine:
     def next_index(self, node: PeerNode) -> int:
         return int(self.raw._SyncObj__raftNextIndex.get(node, 0))
 
+    def set_next_index(self, node: PeerNode, index: int) -> None:
+        self.raw._SyncObj__raftNextIndex[node] = index
+
     def match_index(self, node: PeerNode) -> int:
         return int(self.raw._SyncObj__raftMatchIndex.get(node, 0))
 
@@ -172,6 +175,9 @@ class Engine:
 def _engine_class(module: Any, core: ConsensusCore) -> Any:
     class HardenedSyncObj(module.SyncObj):  # type: ignore[misc]  # made at run time, see guard.load_engine
         _lastgood_now = staticmethod(core.io.now)
+
+        def _SyncObj__getCurrentLogIndex(self) -> int:
+            return core.journal.log.last_index  # asked a dozen times for every entry
 
         def _SyncObj__connectedToAnyone(self) -> bool:
             """Evaluated only when the election timer has fired: the gate of PreVote."""

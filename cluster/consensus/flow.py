@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from cluster.consensus.seams import Message
-from cluster.consensus.settings import Feature
 from wal.checks import FailStop
 
 if TYPE_CHECKING:
@@ -108,10 +107,10 @@ class Flow:
     def on_ack(self, peer: Peer, cid: int, message: Message) -> None:
         """An answer of `peer` to an append, beat or install. May be held until our own disk has the entry too."""
         core = self._core
-        features, journal = core.settings.features, core.journal
-        if (cid != peer.cid and features & Feature.EPOCHS) or not core.membership.counts(peer, message["inc"]):
+        journal = core.journal
+        if (cid != peer.cid and core.guards.epochs) or not core.membership.counts(peer, message["inc"]):
             return
-        if features & Feature.TERMS and message["term"] != journal.term:
+        if core.guards.terms and message["term"] != journal.term:
             return
         peer.answered(message["echo"])
         if message["success"]:
@@ -125,17 +124,17 @@ class Flow:
         core = self._core
         index = message["next_node_idx"] - 1
         if index > core.journal.last_index and core.engine.is_leader:
-            if core.settings.features & Feature.TERMS:
+            if core.guards.terms:
                 raise FailStop("an acknowledgement beyond the log", index=index, last=core.journal.last_index)
             return
-        if core.settings.features & Feature.SELF_DURABLE and index > core.journal.durable_index():
+        if core.guards.self_durable and index > core.journal.durable_index:
             self._held.append((index, peer.id, cid, message))
             return
         peer.probing = False
         core.engine.receive(peer.node, message)
         if peer.hi is not None and peer.hi > index:
             # The engine sets its next index back to the acknowledged one: S2c. Put it where it was.
-            core.engine.receive(peer.node, message | {"success": False, "reset": True, "next_node_idx": peer.hi + 1})
+            core.engine.set_next_index(peer.node, peer.hi + 1)
 
     def _on_reject(self, peer: Peer, message: Message) -> None:
         core = self._core
@@ -150,20 +149,23 @@ class Flow:
         """Our own disk has come further: acknowledgements that waited for it count now."""
         if not self._held:
             return
-        held, self._held = self._held, []
-        for _, peer_id, cid, message in held:
-            self.on_ack(self._core.peers[peer_id], cid, message)
+        durable = self._core.journal.durable_index
+        ready = [held for held in self._held if held[0] <= durable]
+        if ready:
+            self._held = [held for held in self._held if held[0] > durable]
+            for _, peer_id, cid, message in ready:
+                self.on_ack(self._core.peers[peer_id], cid, message)
 
     def forget(self, peer_id: str) -> None:
         """The connection is gone, and with it what it carried."""
-        if self._core.settings.features & Feature.EPOCHS:
+        if self._core.guards.epochs:
             self._held = [held for held in self._held if held[1] != peer_id]
 
     def _on_new_term(self) -> None:
         self._term = self._core.journal.term
         for peer in self._core.peers.values():
             peer.restart_progress()
-        if self._core.settings.features & Feature.TERMS:
+        if self._core.guards.terms:
             self._held = []
 
     def has_room(self) -> bool:

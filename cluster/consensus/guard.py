@@ -26,6 +26,7 @@ SOURCE_SHA256: Final = "e8bdf06797085d734df86e24ab4802fe87893dff77268565ec036f7a
 PRIVATE_METHODS: Final = (
     "__connectedToAnyone",
     "__applyLogEntries",
+    "__getCurrentLogIndex",
     "__doApplyCommand",
     "__sendAppendEntries",
     "__loadDumpFile",

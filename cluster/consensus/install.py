@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cluster.consensus.seams import Base, Message
-from cluster.consensus.settings import Feature
 from cluster.consensus.wire import Answering
 from wal.checks import FailStop
 
@@ -55,7 +54,7 @@ class Installer:
         core = self._core
         base = Base(*message["base"])
         journal = core.journal
-        if not core.settings.features & Feature.INSTALL_GATE:
+        if not core.guards.install_gate:
             self._ungated(peer, message)
         if base.index <= max(journal.commit, core.engine.applied) or journal.term_at(base.index) == base.term:
             # Log matching: a log that has this entry has everything before it.

@@ -57,7 +57,9 @@ class JournalAdapter(Journal):  # type: ignore[misc]  # the library has no types
         self.commit = 1
         self._keep_votes = keep_votes
         self._term, self._vote = log.term, log.vote
-        self._durable_index = log.last_index  # opening a journal syncs what it found
+        self.durable_index = (
+            log.last_index
+        )  # of our own disk, as of the last note_durable(); opening a journal syncs what it found
         self._installing: Base | None = None
         self._installed_adds = 0
         self.observer: Any = None  # sees appended and truncated entries: cluster.consensus.membership
@@ -89,6 +91,8 @@ class JournalAdapter(Journal):  # type: ignore[misc]  # the library has no types
         """An entry, or a list. An open slice holds about `message_bytes`, but two entries if there are."""
         log = self.log
         first, last = log.first_index, log.last_index
+        if item == -1:
+            return log.entry(last)
         if isinstance(item, int):
             index = last + 1 + item if item < 0 else first + item
             if not first <= index <= last:
@@ -123,7 +127,7 @@ class JournalAdapter(Journal):  # type: ignore[misc]  # the library has no types
         if index <= self.commit:
             raise FailStop("truncation of committed entries", index=index, commit=self.commit)
         self.log.truncate_from(index)
-        self._durable_index = min(self._durable_index, index - 1)
+        self.durable_index = min(self.durable_index, index - 1)
         if self.observer is not None:
             self.observer.on_truncate(index)
 
@@ -136,7 +140,7 @@ class JournalAdapter(Journal):  # type: ignore[misc]  # the library has no types
             raise FailStop("the engine clears the log outside an install")
         self.log.reset([(SNAPSHOT, base.index, base.term)])
         self._installed_adds = 2
-        self._durable_index = 0
+        self.durable_index = 0
         if self.observer is not None:
             self.observer.on_reset(base.index)
 
@@ -167,15 +171,14 @@ class JournalAdapter(Journal):  # type: ignore[misc]  # the library has no types
     def _destroy(self) -> None: ...
 
     # ---------------------------------------------------------------- durability
-    def durable_index(self) -> int:
-        """Highest entry that our own disk has, with everything before it."""
-        log, index = self.log, self._durable_index
+    def note_durable(self) -> None:
+        """Set `durable_index`: the highest entry that our own disk has, with everything before it."""
+        log, index = self.log, self.durable_index
         last, durable = log.last_index, log.durable_lsn
         index = max(index, log.first_index - 1)
         while index < last and log.lsn_of(index + 1) <= durable:
             index += 1
-        self._durable_index = index
-        return index
+        self.durable_index = index
 
 
 class InstallWindow:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from cluster.consensus.settings import Feature
 from node.commands import BadCommand, InitCluster, decode_command
 
 if TYPE_CHECKING:
@@ -85,7 +84,7 @@ class Membership:
     def _check_own_disk(self, members: Mapping[str, str]) -> None:
         settings = self._core.settings
         known = members.get(settings.node_id)
-        if not settings.features & Feature.INCARNATIONS or known == settings.incarnation or self.lost_disk is not None:
+        if not self._core.guards.incarnations or known == settings.incarnation or self.lost_disk is not None:
             return
         self.lost_disk = (
             f"The cluster knows {settings.node_id} by another data folder (incarnation {known}, this one is "
@@ -95,7 +94,7 @@ class Membership:
 
     def counts(self, peer: Peer, incarnation: str | None = None) -> bool:
         """Whether a vote or an acknowledgement counts: of this incarnation, or of the one that the connection named."""
-        if not self._core.settings.features & Feature.INCARNATIONS or self.recorded is None:
+        if not self._core.guards.incarnations or self.recorded is None:
             return True
         return self.recorded.get(peer.id) == (peer.incarnation if incarnation is None else incarnation)
 
@@ -125,7 +124,7 @@ class Membership:
 
     def _all_have(self, index: int) -> bool:
         core = self._core
-        return core.journal.durable_index() >= index and all(
+        return core.journal.durable_index >= index and all(
             self.counts(peer) and core.engine.match_index(peer.node) >= index for peer in core.peers.values()
         )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from cluster.consensus.seams import Message
-from cluster.consensus.settings import Feature
 
 if TYPE_CHECKING:
     from cluster.consensus.core import ConsensusCore
@@ -39,7 +38,7 @@ class PreVote:
             return False
         if not core.peers or core.engine.transfer_asked:
             return True
-        if not core.settings.features & Feature.PREVOTE:
+        if not core.guards.prevote:
             return any(peer.cid is not None for peer in core.peers.values())
         if self._granted is not None and core.settings.is_majority(len(self._granted) + 1):
             self._granted = None

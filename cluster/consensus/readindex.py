@@ -10,7 +10,6 @@ import heapq
 from typing import TYPE_CHECKING
 
 from cluster.consensus.seams import Message, ReadDone
-from cluster.consensus.settings import Feature
 
 if TYPE_CHECKING:
     from cluster.consensus.core import ConsensusCore
@@ -79,7 +78,7 @@ class ReadIndex:
         self._round_callers, self._waiting = self._waiting, []
         self._round_pongs = set()
         self._round_open = True
-        if core.settings.is_majority(1) or not core.settings.features & Feature.READ_ROUND:
+        if core.settings.is_majority(1) or not core.guards.read_round:
             return self._close_round()
         return self._ping()
 

@@ -29,6 +29,27 @@ class Feature(IntFlag):
 ALL_FEATURES: Final = Feature(1023)
 
 
+class Guards:
+    """The same as plain booleans: an enum's `&` costs more than what it guards."""
+
+    __slots__ = tuple(feature.name.lower() for feature in Feature if feature.name)
+
+    barrier: bool
+    self_durable: bool
+    lazy_truncate: bool
+    terms: bool
+    epochs: bool
+    install_gate: bool
+    votes: bool
+    read_round: bool
+    incarnations: bool
+    prevote: bool
+
+    def __init__(self, features: Feature) -> None:
+        for feature in Feature:
+            setattr(self, str(feature.name).lower(), bool(features & feature))
+
+
 class BadSettings(ValueError):
     """The settings contradict each other; the text names the relation that does not hold."""
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from pysyncobj.transport import Transport
 
 from cluster.consensus.seams import Message
-from cluster.consensus.settings import Feature
 from wal.checks import FailStop
 
 if TYPE_CHECKING:
@@ -81,7 +80,7 @@ class Wire(Transport):  # type: ignore[misc]  # the library has no types
         self._queue(peer, core.journal.log.lsn if success else 0, answer)
 
     def _queue(self, peer: Peer, needs_lsn: int, message: Message) -> None:
-        if not self._core.settings.features & Feature.BARRIER:
+        if not self._core.guards.barrier:
             needs_lsn = 0
         peer.out.append((needs_lsn, message))
         self.flush(peer)
