@@ -15,11 +15,11 @@ from cluster.batcher import Batcher, BatchLimits, Stamper
 from cluster.config import NodeConfig, split_address
 from cluster.consensus.identity import Identity, load_or_create
 from cluster.consensus.replica import Replica, ReplicaConfig
-from cluster.consensus.settings import ALL_FEATURES, Feature
 from cluster.datalock import DataLock
 from cluster.log import get_log
 from cluster.machine import ConsensusMachine
 from cluster.metrics import Metrics
+from cluster.plants import features_for, proposer_for
 from cluster.service.feed import EventFeed
 from cluster.service.forward import Forwarder
 from cluster.service.host import Host
@@ -39,8 +39,6 @@ log = get_log("cluster.runtime")
 HASH_THREADS: Final = 2
 TICK_CHECK_S: Final = 0.1
 CATCH_UP_RETRY_S: Final = 0.05
-PLANTED: Final = {"no_barrier": Feature.BARRIER | Feature.SELF_DURABLE, "stale_read": Feature.READ_ROUND,
-                  "truncate_on_match": Feature.LAZY_TRUNCATE}  # fmt: skip
 
 
 def wall_ms() -> int:
@@ -123,7 +121,6 @@ class NodeRuntime:
 
     def _make_replica(self, identity: Identity) -> Replica:
         config, limits = self.config, self._limits()
-        features = ALL_FEATURES & ~PLANTED.get(config.plant or "", Feature(0))
         return Replica(
             config=ReplicaConfig(
                 node_id=config.id,
@@ -136,7 +133,7 @@ class NodeRuntime:
                 election_max_s=config.election_ms_max / 1000,
                 fallback_s=config.leader_fallback_ms / 1000,
                 limits={name: getattr(limits, name) for name in limits.__struct_fields__},
-                features=features,
+                features=features_for(config.plant),
             ),
             journal=self.journal,
             machine=self.consensus_machine,
@@ -159,7 +156,7 @@ class NodeRuntime:
         pipeline = WritePipeline(
             batcher=Batcher(limits),
             stamper=self.stamper,
-            proposer=self.replica,
+            proposer=proposer_for(config.plant, self.replica),
             room=_Room(),
             wall_ms=wall_ms,
             call_soon=loop.call_soon,

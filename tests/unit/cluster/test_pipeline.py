@@ -54,7 +54,7 @@ def make(in_flight: int = 1) -> tuple[WritePipeline, Scripted, Room, Turns]:
         proposer=consensus,
         room=room,
         wall_ms=lambda: 42,
-        call_soon=turns.due.append,
+        call_soon=lambda call: turns.due.append(call),
     )
     return pipeline, consensus, room, turns
 
