@@ -62,10 +62,19 @@ def _reserved(nbytes: int) -> mmap.mmap:
 class Heap:
     """Slots of `page_size` bytes in the file `path`. Used by the thread that applies; hash threads read held slots."""
 
-    def __init__(self, disk: Disk, path: str, page_size: int, *, address_bytes: int = ADDRESS_BYTES) -> None:
+    def __init__(
+        self,
+        disk: Disk,
+        path: str,
+        page_size: int,
+        *,
+        address_bytes: int = ADDRESS_BYTES,
+        extent_bytes: int = EXTENT_BYTES,
+    ) -> None:
         self.path = path
         self.page_size = page_size
         self.slots_max = address_bytes // page_size
+        self.extent_bytes = extent_bytes
         self.disk = disk
         refs, flags = _reserved(4 * self.slots_max), _reserved(self.slots_max)
         self.refs: U32 = np.frombuffer(refs, np.uint32)
@@ -134,7 +143,7 @@ class Heap:
         self._free_rest_count += len(slots)
 
     def _grow(self, count: int) -> None:
-        step = min(max(EXTENT_BYTES, self.slots * self.page_size // 4), EXTENT_BYTES_MAX) // self.page_size
+        step = min(max(self.extent_bytes, self.slots * self.page_size // 4), EXTENT_BYTES_MAX) // self.page_size
         target = self.slots + max(count, step)
         if target > self.slots_max:
             target = self.slots + count
@@ -216,8 +225,9 @@ class Heap:
         used = self.refs[: self.slots]
         self.released.clear()
         self.free = []
-        self._free_rest = [np.flatnonzero(used[1:] == 0).astype(np.uint32) + ONE]
-        self._free_rest_count = len(self._free_rest[0])
+        free = np.flatnonzero(used[1:] == 0).astype(np.uint32) + ONE
+        self._free_rest = [free] if len(free) else []
+        self._free_rest_count = len(free)
 
     def adopt(self, slots: U32, digests: U8) -> None:
         """Recovery: `slots` hold bytes of these digests; they count as unverified until first read."""
