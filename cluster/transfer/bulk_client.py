@@ -352,8 +352,8 @@ class BulkClient:
                     return False
                 if self._closed.is_set():
                     return False
-                if self._wire is not wire:
-                    return True
+                if wire.closed:
+                    raise ConnectionAbortedError("dropped")
                 if not self._changed.wait(PING_S):
                     self._say(encode_frame(Kind.PING, 0))
         return True

@@ -34,6 +34,7 @@ class Wire:
         """`silence_ms`: longest wait for one more byte. `send_ms`: longest wait for room to send one more byte."""
         self._sock = sock
         self._tls = isinstance(sock, ssl.SSLSocket)
+        self.closed = False
         self.sent_bytes = 0
         self.received_bytes = 0
         if self._tls:
@@ -93,6 +94,7 @@ class Wire:
 
     def close(self) -> None:
         """Ends both directions; a thread that waits in here gets an OSError. Any thread; twice is fine."""
+        self.closed = True
         try:
             self._sock.shutdown(socket.SHUT_RDWR)
         except OSError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from types import SimpleNamespace
@@ -153,6 +154,74 @@ class Node:
         return found
 
 
+class Proxy:
+    """Forwards connections to `target`. `plan` says for each connection after how many bytes back it is cut (None = never),
+    or, as ("flip", n), which byte of the answer is damaged; connections beyond the plan pass."""
+
+    def __init__(self, target, plan=()):
+        self.target = target
+        self.plan = list(plan)
+        self.passed = []
+        self.at_cut = lambda number: None
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.address = self.listener.getsockname()
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self):
+        while True:
+            try:
+                near, _ = self.listener.accept()
+            except OSError:
+                return
+            number = len(self.passed)
+            self.passed.append(0)
+            try:
+                far = socket.create_connection(self.target)
+            except OSError:
+                near.close()
+                continue
+            threading.Thread(target=self.forward, args=(near, far), daemon=True).start()
+            threading.Thread(target=self.back, args=(far, near, number), daemon=True).start()
+
+    def forward(self, near, far):
+        try:
+            while got := near.recv(65536):
+                far.sendall(got)
+            far.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+
+    def back(self, far, near, number):
+        rule = self.plan[number] if number < len(self.plan) else None
+        try:
+            while got := far.recv(262144):
+                start = self.passed[number]
+                if isinstance(rule, int) and start + len(got) >= rule:
+                    near.sendall(got[: rule - start])
+                    self.at_cut(number)
+                    break
+                if isinstance(rule, tuple) and start <= rule[1] < start + len(got):
+                    got = bytearray(got)
+                    got[rule[1] - start] ^= 0x40
+                near.sendall(got)
+                self.passed[number] += len(got)
+        except OSError:
+            pass
+        for sock in (near, far):
+            try:
+                sock.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+            sock.close()
+
+    def stop(self):
+        try:
+            self.listener.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+        self.listener.close()
+
+
 def pages_of(heap, slots, versions, marks):
     size = heap.page_size
     pages = [bytes(heap.view[slot * size : (slot + 1) * size]) if slot else None for slot in slots.tolist()]
@@ -183,7 +252,13 @@ def world(tmp_path):
         servers.append(server)
         return server
 
+    def proxy(target, plan=()):
+        made = Proxy(target, plan)
+        servers.append(made)
+        return made
+
     yield SimpleNamespace(
+        proxy=proxy,
         folder=tmp_path,
         source=lambda name="source", **options: Source(tmp_path / name, **options),
         node=lambda name="node", **options: Node(tmp_path / name, **options),
