@@ -1,4 +1,4 @@
-"""Planted bugs, so that the fault suite can show that it finds them. Never in production: `plant` must be set by name."""
+"""Planted bugs, so that the fault suite can show that it finds them. Never in production: `plant` names one."""
 
 from __future__ import annotations
 
