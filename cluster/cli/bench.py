@@ -58,7 +58,7 @@ def bench(client: Client, seconds: float, only: str | None, pages: int) -> None:
         for name in names:
             await measures[name](client, store, seconds, pages)
 
-    client.run(work)
+    client.run(work, fast_loop=True)
 
 
 def _print(client: Client, figure: Figure) -> None:

@@ -33,7 +33,7 @@ class Timing:
     timeout_s: float = 30.0
     unreachable_s: float = 10.0
     connect_s: float = 1.5
-    heartbeat_s: float = 2.0
+    heartbeat_s: float = 1.0
     stall_s: float = 5.0
     tick_s: float = 0.025
     leader_check_s: float = 1.0
