@@ -109,7 +109,7 @@ class ConsensusCore:
     @property
     def wants_tick(self) -> bool:
         """Whether there is work left that a tick at once would go on with."""
-        return self.applier.has_more or (self.engine.is_leader and self.flow.has_room())
+        return self.applier.has_more
 
     def visible_commit(self) -> int:
         """Committed, and on our own disk if we lead: a majority of one waits for its own fsync too."""
@@ -131,6 +131,8 @@ class ConsensusCore:
             self.membership.advance()
             self.proposals.drain()
             if self.engine.is_leader:
+                if self.flow.has_room():
+                    self.flow.send_now()
                 self._tell_commit()
         finally:
             self._depth -= 1

@@ -196,6 +196,8 @@ def _engine_class(module: Any, core: ConsensusCore) -> Any:
         def _checkCommandsToApply(self) -> None:
             core.proposals.drain()
 
+        def _SyncObj__tryLogCompaction(self) -> None: ...  # the journal is cut after our own checkpoints
+
         def _applyCommand(self, command: bytes, callback: object, commandType: object = None) -> None:
             raise FailStop("a command in the engine's own queue", length=len(command))
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from node.commands import BadCommand, InitCluster, decode_command
+from wal.checks import FailStop
 
 if TYPE_CHECKING:
     from cluster.consensus.core import ConsensusCore
@@ -37,6 +38,8 @@ class Membership:
             self._record(members, 0)
             self.opened_at, self._applied_open = 0, True
             return
+        if core.machine.checkpoint_base() is not None:
+            raise FailStop("a checkpoint that does not know the members")
         index = log.first_index
         while index <= log.last_index and self.opened_at is None:
             for command, at, _ in log.log.entries(index, log.last_index + 1, core.apply_bytes):
