@@ -138,7 +138,7 @@ class NodeRuntime:
             journal=self.journal,
             machine=self.consensus_machine,
             now=time.monotonic,
-            random=random.SystemRandom().random,
+            random=random.Random(random.SystemRandom().getrandbits(128)).random,
             wall_ms=wall_ms,
             on_fatal=self._fatal,
         )
