@@ -29,9 +29,9 @@ class NoRoom(Exception):
 
 
 class Writer(Protocol):
-    """What fills a checkpoint. May be called again from the start, when the map had to grow."""
+    """What fills a checkpoint: (table, rows), None = empty the table. Called again when the map had to grow."""
 
-    def __call__(self) -> Iterable[tuple[str, Iterable[Row]]]: ...
+    def __call__(self) -> Iterable[tuple[str, Iterable[Row] | None]]: ...
 
 
 def _no_fault(step: str) -> None:
@@ -89,12 +89,7 @@ class CheckpointStore:
             try:
                 with _Transaction(self._env) as txn:
                     for table, rows in writer():
-                        handle = self._tables[table]
-                        for key, value in rows:
-                            if value is None:
-                                txn.delete(key, db=handle)
-                            else:
-                                txn.put(key, value, db=handle)
+                        self._fill(txn, table, rows)
                         self._fault(f"written {table}")
                     self._fault("before commit")
             except lmdb.MapFullError:
@@ -106,6 +101,17 @@ class CheckpointStore:
             else:
                 self._fault("committed")
                 return
+
+    def _fill(self, txn: Any, table: str, rows: Iterable[Row] | None) -> None:
+        handle = self._tables[table]
+        if rows is None:
+            txn.drop(handle, delete=False)
+            return
+        for key, value in rows:
+            if value is None:
+                txn.delete(key, db=handle)
+            else:
+                txn.put(key, value, db=handle)
 
     def get(self, table: str, key: bytes) -> bytes | None:
         with self._env.begin() as txn:

@@ -126,6 +126,7 @@ class UndoBook:
         self._cached_blob = 0
         self._cache = memoryview(b"")
         self._new_blobs: set[int] = set()  # since the last freeze, as the next
+        self._moved_blobs: set[int] = set()
         self._dead_blobs: set[int] = set()
 
     # ------------------------------------------------------------ writing
@@ -210,8 +211,24 @@ class UndoBook:
                 self._new_blobs.remove(blob_no)
             else:
                 self._dead_blobs.add(blob_no)
+                self._moved_blobs.discard(blob_no)
             for position, nbytes in blob.pieces:
                 self.log.release(position, nbytes)
+
+    def move_blob(self, number: int) -> None:
+        """Copies the records of one entry to the end of the undo log, so that the segment they were in can go.
+
+        Raises wal.checks.Corrupt, with nothing changed. `blobs` stays in the order of positions.
+        """
+        blob = self.blobs[number]
+        records = [self.log.read(position) for position, _ in blob.pieces]
+        for position, nbytes in blob.pieces:
+            self.log.release(position, nbytes)
+        blob.pieces = [(self.log.append(record), len(record)) for record in records]
+        del self.blobs[number]
+        self.blobs[number] = blob
+        if number not in self._new_blobs:
+            self._moved_blobs.add(number)
 
     def flush(self) -> None:
         """Hands the records of the present entry to the undo log, in one append unless they are very long."""
@@ -261,7 +278,8 @@ class UndoBook:
 
     def take_new(self) -> set[int]:
         """Blobs that are new or moved since the last call."""
-        new, self._new_blobs = self._new_blobs, set()
+        new = self._new_blobs | self._moved_blobs
+        self._new_blobs, self._moved_blobs = set(), set()
         return new
 
     def take_dead(self) -> frozenset[int]:

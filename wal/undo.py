@@ -233,6 +233,13 @@ class UndoLog:
             raise Corrupt(path, position & OFFSET_MASK, "an undo record", "the end of the log")
         segment.live_bytes += HEAD_BYTES + nbytes
 
+    def recount(self, living: Iterable[tuple[int, int]]) -> None:
+        """What lives is exactly `living`, as (position, nbytes): after a recovery or an install. Raises Corrupt."""
+        for segment in self._segments.values():
+            segment.live_bytes = 0
+        for position, nbytes in living:
+            self.retain(position, nbytes)
+
     def release(self, position: int, nbytes: int) -> None:
         """The record of `nbytes` at `position` is dead. Its bytes stay readable until its segment is dropped."""
         segment = self._segments[position >> OFFSET_BITS]
