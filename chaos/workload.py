@@ -44,6 +44,7 @@ class Shape:
     """How much is done. Times in seconds."""
 
     clients: int = 20
+    readers: int = 1  # clients a node that only read, from that node and no other
     spaces: int = 10
     registers: int = 4
     think_s: float = 0.03
@@ -89,7 +90,8 @@ class Workload:
     async def run(self) -> None:
         """All clients until `stop`, each finishing the operation that it is in."""
         self._stopping = False
-        await asyncio.gather(*(self._client(n) for n in range(self.shape.clients)))
+        readers = [self._reader(node, n) for node in self._nodes for n in range(self.shape.readers)]
+        await asyncio.gather(*(self._client(n) for n in range(self.shape.clients)), *readers)
 
     def stop(self) -> None:
         self._stopping = True
@@ -119,9 +121,18 @@ class Workload:
             if op is not None and op.outcome == "info":
                 process = self._process()
 
-    async def _read(self, process: int, node: str, space: SpaceSeen) -> Op | None:
+    async def _reader(self, node: str, number: int) -> None:
+        """Reads from one node all the time. Clients that write are soon stuck at a leader that is cut off; these are
+        not, and they are who sees it serve reads that it may no longer serve."""
+        rng = random.Random(f"{self._seed}/reader/{node}/{number}")
+        process = self._process()
+        while not self._stopping:
+            await asyncio.sleep(rng.random() * self.shape.think_s)
+            await self._read(process, node, rng.choice(self.spaces[:2]), timeout_s=0.25)
+
+    async def _read(self, process: int, node: str, space: SpaceSeen, timeout_s: float | None = None) -> Op | None:
         called = self._clock()
-        reply = await self._read_bytes(node, space)
+        reply = await self._read_bytes(node, space, timeout_s)
         if reply.outcome != "ok":
             return None
         lvc, epoch = reply.header_int("X-Lastgood-LVC"), reply.header_int("X-Lastgood-Epoch")
@@ -245,9 +256,9 @@ class Workload:
         self._processes += 1
         return self._processes
 
-    async def _read_bytes(self, node: str, space: SpaceSeen) -> Reply:
+    async def _read_bytes(self, node: str, space: SpaceSeen, timeout_s: float | None = None) -> Reply:
         params = {"offset": "0", "length": str(length_of(space.registers))}
-        return await self._door.get(node, f"/v1/spaces/{space.name}/data", params=params)
+        return await self._door.get(node, f"/v1/spaces/{space.name}/data", params=params, timeout_s=timeout_s)
 
     async def _must(self, attempt: Callable[[str], Any]) -> Reply:
         reply = Reply("unknown")
