@@ -22,9 +22,8 @@ from node.commands import (
     Tick,
     Tx,
 )
-from node.heap import HeapFull
 from node.policy import POLICY_DEFAULT, make_policy
-from node.registry import SESSION_IDLE, SNAPSHOT_INTERVAL, SNAPSHOT_TTL, STAGE_TTL, Registry
+from node.registry import SNAPSHOT_INTERVAL, SNAPSHOT_TTL, STAGE_TTL, Registry
 from node.results import Done, Outcome, Refused, Result, SessionDone, SnapshotInfo, SnapshotsDone, SpaceDone, TxDone
 from node.rollback import Turner, outside_window
 from node.settings import limits_from
@@ -76,6 +75,11 @@ class Applier:
         self.moment = Moment(index, registry.now_ms, command.wall_ms)
         if registry.timers and registry.timers[0][0] <= registry.now_ms:
             self._fire_timers()
+        while registry.idle_timers and registry.idle_timers[0][0] <= registry.now_ms:
+            _, number = heapq.heappop(registry.idle_timers)
+            again = registry.idempotency.expire_session(number, registry.now_ms)
+            if again is not None:
+                heapq.heappush(registry.idle_timers, (again, number))
         if registry.idempotency.keys:
             registry.idempotency.expire_keys(registry.now_ms)
 
@@ -415,7 +419,7 @@ class Applier:
         if isinstance(number, Refused):
             return number
         idle_ms = registry.limits.session_idle_ms
-        registry.set_timer(registry.now_ms + idle_ms, SESSION_IDLE, number)
+        heapq.heappush(registry.idle_timers, (registry.now_ms + idle_ms, number))
         return SessionDone(number, registry.limits.session_window, idle_ms)
 
     def _tick(self, tick: Tick, position: int) -> Result:
@@ -447,10 +451,6 @@ class Applier:
                 self._expire_snapshot(int(what), identity)
             elif kind == SNAPSHOT_INTERVAL:
                 self._interval_snapshot(int(what), due_ms)
-            elif kind == SESSION_IDLE:
-                again = registry.idempotency.expire_session(int(what), registry.now_ms)
-                if again is not None:
-                    registry.set_timer(again, kind, what)
             else:
                 again = registry.stages.expire(str(what), registry.now_ms)
                 if again is not None:
@@ -506,22 +506,3 @@ def check_rollback(registry: Registry, rollback: Rollback) -> tuple[Space, Snaps
         return (space, target) if target is not None else unknown_snapshot(space, rollback.snapshot)
     refused = outside_window(space, rollback.to_lvc or 0)
     return refused if refused is not None else (space, None)
-
-
-def slots_needed(registry: Registry, operations: list[Operation]) -> dict[int, int]:
-    """Per page size: an upper bound of the slots that applying the operations takes from the heap."""
-    needed: dict[int, int] = {}
-    for operation in operations:
-        if type(operation) is not Tx:
-            continue
-        space = registry.by_name.get(operation.space)
-        page_size = space.page_size if space is not None else PAGE_SIZES[0]
-        slots = 2 * len(operation.writes) + (sum(len(block) for _, block in operation.writes) // page_size)
-        if operation.stage is not None and operation.stage in registry.stages.stages:
-            stage = registry.stages.stages[operation.stage]
-            slots += stage.nbytes // 32 + stage.nbytes // page_size
-        needed[page_size] = needed.get(page_size, 0) + slots + (operation.size is not None)
-    return needed
-
-
-__all__ = ["Applier", "HeapFull", "check_rollback", "slots_needed", "unknown_snapshot", "unknown_space"]

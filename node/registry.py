@@ -18,10 +18,9 @@ from node.window import RecordLog, UndoBook
 # Kinds of timers, in the order in which equal times fire.
 SNAPSHOT_TTL: Final = 0
 SNAPSHOT_INTERVAL: Final = 1
-SESSION_IDLE: Final = 2
-STAGE_TTL: Final = 3
+STAGE_TTL: Final = 2
 
-Timer = tuple[int, int, int | str, int]  # due_ms, kind, uid or session or stage, snapshot id
+Timer = tuple[int, int, int | str, int]  # due_ms, kind, uid or stage, snapshot id
 
 
 class Registry:
@@ -43,6 +42,7 @@ class Registry:
         self.idempotency = IdempotencyBook(limits)
         self.stages = StageBook(limits)
         self.timers: list[Timer] = []
+        self.idle_timers: list[tuple[int, int]] = []  # (due_ms, session); no tick is proposed for these
         self.changed: set[int] = set()  # uids of spaces that changed since the last freeze, gone ones too
         self._names: list[str] | None = None
 
@@ -97,6 +97,7 @@ class Registry:
     def rebuild_timers(self) -> None:
         """After a restore: timers are a function of the rest."""
         self.timers = []
+        self.idle_timers = []
         for space in self.by_uid.values():
             if space.interval_due_ms is not None:
                 self.timers.append((space.interval_due_ms, SNAPSHOT_INTERVAL, space.uid, 0))
@@ -105,7 +106,8 @@ class Registry:
                     self.timers.append((snapshot.due_ms, SNAPSHOT_TTL, space.uid, snapshot.id))
         idle_ms = self.limits.session_idle_ms
         for number, session in self.idempotency.sessions.items():
-            self.timers.append((session.used_ms + idle_ms, SESSION_IDLE, number, 0))
+            self.idle_timers.append((session.used_ms + idle_ms, number))
         for name, stage in self.stages.stages.items():
             self.timers.append((stage.due_ms, STAGE_TTL, name, 0))
         heapq.heapify(self.timers)
+        heapq.heapify(self.idle_timers)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 
-from node.apply import Applier, slots_needed
+from node.apply import Applier
 from node.commands import Command, Operation, Rollback, Tx, decode_command
 from node.events import Event
 from node.faults import LocalCorruption
@@ -14,7 +14,8 @@ from node.hashing import Hasher, RootReady, Task
 from node.heap import HeapSet, RottenSlot
 from node.image import FrozenState
 from node.reads import Reader
-from node.registry import SESSION_IDLE, Registry
+from node.registry import Registry
+from node.reserve import Reserve, slots_needed
 from node.results import Outcome, Refused, SnapshotInfo, SpaceInfo
 from node.settings import Limits
 from node.space import Snapshot, Space
@@ -23,6 +24,8 @@ from node.window import RecordLog
 from wal.checks import invariant
 
 RELEASED_LEAVES_MAX = 1_024  # dead leaves that wait before their slots are freed in one batch
+
+SPARE_BYTES = 256 << 20
 
 
 class Job:
@@ -58,7 +61,10 @@ class StateMachine:
         post: Callable[[Task], object] | None = None,
         monotonic_ms: Callable[[], float],
         limits: Limits | None = None,
+        spare_bytes: int = SPARE_BYTES,
     ) -> None:
+        """`spare_bytes` of the disk are left to journal, checkpoint and undo log when room is judged."""
+        self._spare_bytes = spare_bytes
         self._posted: deque[Task] = deque()
         self.hasher = Hasher(submit, post or self._posted.append, self._root_known)
         self._take_over(Registry(heaps, undo, limits or Limits()))
@@ -80,11 +86,7 @@ class StateMachine:
     def next_due_ms(self) -> int | None:
         """Replicated time at which the leader should propose a tick; None when nothing is. Idle sessions wait."""
         timers = self.registry.timers
-        if not timers:
-            return None
-        if timers[0][1] != SESSION_IDLE:
-            return timers[0][0]
-        return min((timer[0] for timer in timers if timer[1] != SESSION_IDLE), default=None)
+        return timers[0][0] if timers else None
 
     def apply(self, index: int, term: int, raw: bytes | memoryview) -> list[Outcome] | Job:
         """Outcomes in the order of the operations, or a Job that yields them when it was stepped to its end."""
@@ -136,6 +138,10 @@ class StateMachine:
         for page_size, slots in slots_needed(self.registry, operations).items():
             self.registry.heaps.get(page_size).ensure(slots)
 
+    def can_accept(self, raw: bytes | memoryview) -> bool:
+        """Whether there is room to apply that command; the host asks before it journals it. Raises BadCommand."""
+        return self._reserve.can_accept(raw)
+
     def poll(self) -> None:
         """Runs what threads posted, where no `post` was given."""
         while self._posted:
@@ -167,6 +173,8 @@ class StateMachine:
         self.registry = registry
         self.applier = Applier(registry, self.hasher.add)
         self.reader = Reader(registry)
+        heaps = registry.heaps
+        self._reserve = Reserve(registry, heaps.disk, heaps.folder, spare_bytes=self._spare_bytes)
         self._freezer = Freezer(registry)
 
     # ------------------------------------------------------------ roots
