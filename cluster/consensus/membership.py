@@ -75,6 +75,10 @@ class Membership:
             self._applied_open = True
 
     def _record(self, members: Mapping[str, str], index: int) -> None:
+        settings = self._core.settings
+        if set(members) != {settings.node_id, *settings.peers}:
+            # Members come from the log; two majorities of different sizes could not be told apart (S18).
+            raise FailStop("the configuration names other members than the log", log=sorted(members))
         self.recorded, self.recorded_at = dict(members), index
         self._check_own_disk(self.recorded)
 

@@ -7,14 +7,13 @@ ends in `on_fatal`: the process must stop, because going on could lie.
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from cluster.consensus.core import ConsensusCore
 from cluster.consensus.guard import check_installed
-from cluster.consensus.network import Address, Network, NetworkConfig
+from cluster.consensus.network import Network, NetworkConfig
+from cluster.consensus.replica_config import NoLeader, PeerStatus, ReplicaConfig, ReplicatedMachine
 from cluster.consensus.seams import (
     Base,
     Committed,
@@ -27,7 +26,6 @@ from cluster.consensus.seams import (
     ReadDone,
     Unknown,
 )
-from cluster.consensus.settings import ALL_FEATURES, CoreSettings, Feature
 from cluster.consensus.syncer import JournalSyncer
 from cluster.log import get_log
 from node.commands import InitCluster, Tick, encode_command
@@ -52,82 +50,6 @@ log = get_log("cluster.consensus")
 
 TICK_S: Final = 0.015
 MOVE_S: Final = 1.0  # for a planned move of the leadership at stop
-INSTALL_RETRY_S: Final = 0.5
-
-
-class NoLeader(Exception):
-    """Nobody can tell the index now: an election runs, or the leader was lost meanwhile. Ask again."""
-
-
-class ReplicatedMachine(Protocol):
-    """The host's view of the node."""
-
-    @property
-    def applied_index(self) -> int: ...
-
-    def apply(self, index: int, term: int, raw: bytes) -> Any:
-        """A result, or a Job; see seams.Machine."""
-        ...
-
-    def checkpoint_base(self) -> Base | None: ...
-
-    def members(self) -> Mapping[str, str] | None: ...
-
-    async def install(self, base: Base, source: str) -> Base:
-        """Bring the state at `base` (or a newer one) here from `source` or any other member.
-
-        Returns the base that the machine now has, durably, as state and as checkpoint; never puts a state in that is
-        older than what was applied meanwhile. Tries for ever; raises only what must stop the process.
-        """
-        ...
-
-
-@dataclass(frozen=True)
-class ReplicaConfig:
-    """One member's place in its cluster. `peers`: the others' addresses. Times in seconds."""
-
-    node_id: str
-    cluster_id: str
-    incarnation: str
-    listen: Address
-    peers: Mapping[str, Address]
-    heartbeat_s: float = 0.05
-    election_min_s: float = 0.4
-    election_max_s: float = 0.8
-    fallback_s: float = 1.4
-    limits: Mapping[str, int] | None = None  # replicated limits, named once, in the cluster's first entry
-    features: Feature = ALL_FEATURES
-    server_tls: ssl.SSLContext | None = None
-    client_tls: ssl.SSLContext | None = None
-    core: Mapping[str, Any] = field(default_factory=dict)  # further fields of CoreSettings
-
-    def settings(self) -> CoreSettings:
-        """Raises BadSettings when the times contradict each other."""
-        return CoreSettings(
-            node_id=self.node_id,
-            peers=tuple(sorted(self.peers)),
-            cluster_id=self.cluster_id,
-            incarnation=self.incarnation,
-            heartbeat_s=self.heartbeat_s,
-            election_min_s=self.election_min_s,
-            election_max_s=self.election_max_s,
-            fallback_s=self.fallback_s,
-            features=self.features,
-            **self.core,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class PeerStatus:
-    """What this node knows of another member. `match_index` is None where we don't lead."""
-
-    id: str
-    reachable: bool
-    incarnation: str | None
-    match_index: int | None
-    silent_s: float | None
-    problem: str | None  # why there is no connection
-    installing: bool = False  # it needs what our journal no longer has; known only where we lead
 
 
 class Replica:
