@@ -34,6 +34,8 @@ class Freezer:
         """The present state. A whole one does not count as "the freeze before" of the next."""
         registry = self.registry
         changed = frozenset(registry.changed)
+        if not whole:
+            changed |= registry.book.take_cut()
         if whole:
             images = {uid: self._image(space, whole=True) for uid, space in registry.by_uid.items()}
         else:

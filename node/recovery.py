@@ -83,16 +83,18 @@ def open_storage(
     *,
     undo_config: UndoConfig | None = None,
     ballast_bytes: int = BALLAST_BYTES,
+    checkpoint_folder: str | None = None,
     fault: Callable[[str], None] = _no_fault,
 ) -> Storage:
     """Checkpoint, heaps and undo log in `folder`, brought to the newest durable checkpoint.
 
-    Give `storage.held` to `StateMachine.restore` if it is not None, before anything takes a slot. Raises Corrupt that
+    Give `storage.held` to `StateMachine.restore` if it is not None, before anything takes a slot. LMDB and the ballast
+    are real files, so with a simulated disk `checkpoint_folder` names a real one, without ballast. Raises Corrupt that
     names file, table or leaf; FailStop or OSError when the disk fails.
     """
     place = PurePosixPath(folder)
     disk.makedirs(folder)
-    store = CheckpointStore(str(place / CHECKPOINT_FOLDER), TABLES, fault=fault)
+    store = CheckpointStore(checkpoint_folder or str(place / CHECKPOINT_FOLDER), TABLES, fault=fault)
     undo = UndoLog.open(disk, str(place / UNDO_FOLDER), undo_config or UndoConfig())
     ballast = Ballast(str(place / BALLAST_FILE), ballast_bytes)
     loaded = load_checkpoint(store, heaps)

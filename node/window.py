@@ -127,6 +127,7 @@ class UndoBook:
         self._cache = memoryview(b"")
         self._new_blobs: set[int] = set()  # since the last freeze, as the next
         self._moved_blobs: set[int] = set()
+        self._cut_windows: set[int] = set()  # uids whose window the common bound has cut since the last freeze
         self._dead_blobs: set[int] = set()
 
     # ------------------------------------------------------------ writing
@@ -187,6 +188,7 @@ class UndoBook:
             if key == newest_key:
                 return
             self._evict(window)
+            self._cut_windows.add(uid)
             if len(window):
                 heapq.heapreplace(heap, (window.keys[window.head], uid))
             else:
@@ -281,6 +283,11 @@ class UndoBook:
         new = self._new_blobs | self._moved_blobs
         self._new_blobs, self._moved_blobs = set(), set()
         return new
+
+    def take_cut(self) -> set[int]:
+        """Spaces whose window was cut for the sake of others since the last call."""
+        cut, self._cut_windows = self._cut_windows, set()
+        return cut
 
     def take_dead(self) -> frozenset[int]:
         """Blobs that died since the last call and were there before."""
