@@ -14,14 +14,14 @@ from node.commands import InitCluster, Tick, encode_command
 from tests.unit.consensus.little_cluster import SMALL, ListMachine
 from wal.journal import RaftJournal
 
-NO_OP = b"\x01"
+NOTHING = Feature(0)
 
 
 class Solo:
     """Core `me` with peers that are connected. `without` removes guards. Nothing is durable before `sync()`."""
 
     def __init__(
-        self, me: str = "a", peers: tuple[str, ...] = ("b", "c"), without: Feature = Feature(0), **settings: Any
+        self, me: str = "a", peers: tuple[str, ...] = ("b", "c"), without: Feature = NOTHING, **settings: Any
     ) -> None:
         self.time, self.rng, self.disk = 10.0, Random(7), SimDisk(seed=3)
         self.sent: list[tuple[str, Message]] = []
