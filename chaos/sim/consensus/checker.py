@@ -39,8 +39,11 @@ def extend(chain: int, index: int, command: bytes) -> int:
 class Checker:
     """Collects violations: kind -> (virtual time, text) of the first of each kind."""
 
-    def __init__(self, now: Callable[[], float], trace: Callable[[str], None]) -> None:
+    def __init__(
+        self, now: Callable[[], float], trace: Callable[[str], None], leader_log: Callable[[int], Log | None]
+    ) -> None:
         self.now = now
+        self.leader_log = leader_log  # of the node that leads a term at this moment
         self.trace = trace
         self.violations: dict[str, tuple[float, str]] = {}
         self.truth: dict[int, Applied] = {}
@@ -71,6 +74,17 @@ class Checker:
             self.bad("log-matching", f"{name}: before {index}/{term} stands term {term_before}, elsewhere {known[1]}")
         elif known[1] is None and term_before is not None:
             self._entries[index, term] = (command, term_before)
+
+    def truncates(self, name: str, index: int, term: int | None, node_term: int) -> None:
+        """Only what conflicts with the leader's log may be truncated: a matching entry may have been acknowledged."""
+        log = self.leader_log(node_term)
+        if log is not None and term is not None and log.term_at(index) == term:
+            self.bad("match-truncated", f"{name} truncates from {index}, which its leader of term {node_term} has too")
+
+    def matched(self, leader: str, name: str, index: int, term: int | None, holds: bool) -> None:
+        """A follower of the same term has durably what its leader counts it for."""
+        if not holds:
+            self.bad("match-false", f"{leader} counts {name} as having {index}/{term} durably, which it has not")
 
     # ---------------------------------------------------------------- elections
     def vote(self, voter: str, term: int, candidate: str) -> None:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from chaos.sim.consensus.checker import Checker
 from chaos.sim.consensus.clients import Clients
 from chaos.sim.consensus.clock import Timeline
+from chaos.sim.consensus.journal import WatchedJournal
 from chaos.sim.consensus.nemesis import Nemesis
 from chaos.sim.consensus.network import Network
 from chaos.sim.consensus.process import Process
@@ -38,7 +39,7 @@ class Cluster:
         self.lines: list[str] = []
         self.timeline = Timeline()
         self.names = [f"n{number}" for number in range(scenario.nodes)]
-        self.checker = Checker(lambda: self.timeline.now, self.trace)
+        self.checker = Checker(lambda: self.timeline.now, self.trace, self.leader_log)
         rng = random.Random(f"{seed}/{scenario.mode}/{scenario.nodes}")
         self.rng = rng
         self.network = Network(self.timeline, random.Random(rng.random()), self.names, old_data=scenario.old_data)
@@ -102,6 +103,23 @@ class Cluster:
                 f"not settled {self.scenario.heal_s} s after the heal: {states}, probes done {self.clients.probes_done}"
             )
             self.checker.bad("liveness", text)
+
+    def leader_log(self, term: int) -> WatchedJournal | None:
+        """The log of the node that leads `term` right now."""
+        for process in self.processes.values():
+            if process.leads and process.core.term == term:
+                return process.journal
+        return None
+
+    def check_matches(self, leader: Process) -> None:
+        """What a leader counts its followers for, compared with what they have. Those of other terms have moved on."""
+        term, journal = leader.core.term, leader.journal
+        for name, peer in leader.core.peers.items():
+            index, follower = leader.core.engine.match_index(peer.node), self.processes[name]
+            if index > 1 and follower.up and not follower.excluded and follower.core.term == term:
+                there = journal.term_at(index)
+                holds = there is None or follower.holds(index, there)
+                self.checker.matched(leader.name, name, index, there, holds)
 
     def check_durable(self, name: str, index: int) -> None:
         """Invariant 1 at the moment of the acknowledgement: a majority would still have the entry after a power cut.

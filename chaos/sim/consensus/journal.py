@@ -29,6 +29,11 @@ class WatchedJournal(RaftJournal):
         super().append(command, index, term)
         self._tell(command, index, term, before)
 
+    def truncate_from(self, index: int) -> None:
+        if self.checker is not None and index <= self.last_index:
+            self.checker.truncates(self.node, index, self.term_at(index), self.term)
+        super().truncate_from(index)
+
     def _tell(self, command: bytes, index: int, term: int, before: int | None) -> None:
         if self.checker is not None and command != STANDS_FOR_SNAPSHOT:
             self.checker.entry(self.node, index, term, bytes(command), before)

@@ -78,9 +78,56 @@ class Nemesis:
                 self.cluster.timeline.after(at_s, act, a, b)
                 self.cluster.timeline.after(at_s, act, b, a)
 
+    def _depose(self) -> None:
+        """A leader and one follower of its own, cut from all others and slow to answer, then back among them.
+
+        What it had sent to that follower is answered when it may lead again, in a later term.
+        """
+        leader, names = self._leader().name, self.cluster.names
+        friend = self.rng.choice([name for name in names if name != leader])
+        self.cluster.network.delays[friend, leader] = (1.0, 3.0)
+        self._cut_off([leader, friend] if len(names) > 3 else [leader])
+        self.cluster.timeline.after(self.rng.uniform(0.5, 1.5), self._back, leader, friend)
+
+    def _back(self, leader: str, friend: str) -> None:
+        if self.stopped:
+            return
+        self.cluster.trace(f"{leader} is back, {friend} is not")
+        for name in self.cluster.names:
+            if name not in (leader, friend):
+                self.cluster.network.mend(leader, name)
+                self.cluster.network.mend(name, leader)
+        now_leads = self._leader()
+        if now_leads.name != leader:
+            now_leads.pause(self.rng.choice([0.6, 1.0]))
+
+    def _half_told(self) -> None:
+        """A leader that reaches one follower at once and the others late goes away, and that follower with it.
+
+        The others elect somebody who has a part of what the follower has: the logs meet in the middle of a term.
+        """
+        leader, names = self._leader(), self.cluster.names
+        friend = self.rng.choice([name for name in names if name != leader.name])
+        self.cluster.trace(f"{leader.name} reaches {friend} only in time")
+        for name in names:
+            if name not in (leader.name, friend):
+                self.cluster.network.delays[leader.name, name] = (0.2, 0.6)
+        leader.sync_s_max = 1.0
+        self.cluster.timeline.after(self.rng.uniform(0.4, 1.2), self._tear, leader, friend)
+
+    def _tear(self, leader: Process, friend: str) -> None:
+        if self.stopped:
+            return
+        self._cut_off([friend])
+        if self.cluster.scenario.crashes:
+            self._down([leader])
+        else:
+            self._cut_off([leader.name])
+        leader.disk_is_fast_again()
+
     def _slow(self) -> None:
         a, b = self.rng.sample(self.cluster.names, 2)
-        delay_s = self.rng.choice([0.02, 0.1, 0.4, 1.5])
+        delay_s = self.rng.choice([0.02, 0.1, 0.4, 1.5, 3.0])
         self.cluster.trace(f"slow {a} -> {b} {delay_s} s")
         self.cluster.network.delays[a, b] = (delay_s / 2, delay_s)
 

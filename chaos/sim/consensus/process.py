@@ -119,6 +119,8 @@ class Process:
             peers=tuple(name for name in self.cluster.names if name != self.name),
             incarnation=self.incarnation,
             apply_entries_max=scenario.apply_entries_max,
+            message_bytes=scenario.message_bytes,
+            window_bytes=scenario.window_bytes,
             features=features_without(scenario.plant),
         )
         self.core = ConsensusCore(settings, self.journal, self.machine, NodeIO(self))
@@ -221,6 +223,8 @@ class Process:
     # ---------------------------------------------------------------- ticks
     def tick(self) -> None:
         if self.up and not self.paused and self._guarded(self.core.tick):
+            if self.leads:
+                self.cluster.check_matches(self)
             self._checkpoint_if_due()
 
     def _tick_later(self, life: int) -> None:

@@ -27,6 +27,8 @@ class Scenario:
     journal_bytes_max: int = 64 * 1024
     cache_bytes: int = 16 * 1024  # entries that the journal holds in memory
     apply_entries_max: int = 256  # entries applied in one tick
+    message_bytes: int = 1 << 20  # entries in one append
+    window_bytes: int = 4 << 20  # entries on their way to one follower
     job_share: float = 0.03  # share of the commands that take several ticks to apply
     clock_drift: float = 0.02
     weights: dict[str, float] = field(default_factory=dict)  # fault name -> weight
@@ -41,8 +43,22 @@ class Scenario:
         return self.mode in ("kill", "power")
 
 
-CALM: Final = {"isolate": 1.0, "isolate-leader": 1.5, "split": 1.0, "one-way": 1.0, "slow": 1.0, "reset": 2.0,
-               "pause": 1.0, "pause-leader": 0.5, "slow-disk": 0.7, "flap": 0.5, "heal": 3.0, "move": 0.4}  # fmt: skip
+CALM: Final = {
+    "isolate": 1.0,
+    "isolate-leader": 1.5,
+    "split": 1.0,
+    "one-way": 1.0,
+    "slow": 1.0,
+    "reset": 2.0,
+    "pause": 1.0,
+    "pause-leader": 0.5,
+    "slow-disk": 0.7,
+    "flap": 0.5,
+    "depose": 0.7,
+    "half-told": 0.7,
+    "heal": 3.0,
+    "move": 0.4,
+}
 CRASHES: Final = {"crash": 3.0, "crash-leader": 2.0, "crash-all": 1.0, "crash-majority": 0.7, "lose-disk": 0.1}
 
 
@@ -58,13 +74,15 @@ def draw(mode: str, nodes: int, rng: random.Random, plant: str | None = None) ->
         mode=mode,
         nodes=nodes,
         plant=plant,
-        write_rate=rng.choice([15.0, 40.0, 40.0, 90.0]),
-        pad_bytes_max=rng.choice([60, 300, 700, 1500]),
+        write_rate=rng.choice([15.0, 40.0, 90.0, 90.0]),
+        pad_bytes_max=rng.choice([60, 700, 1500, 4000]),
         fault_rate=rng.choice([1.0, 2.0, 2.0, 4.0]),
         checkpoint_every=rng.choice([6, 15, 40, 40, 120]),
-        journal_bytes_max=rng.choice([32, 32, 64, 256]) * 1024,
+        journal_bytes_max=rng.choice([32, 32, 32, 64]) * 1024,
         cache_bytes=rng.choice([0, 4, 64]) * 1024,
         apply_entries_max=rng.choice([2, 16, 256]),
+        message_bytes=rng.choice([300, 2000, 1 << 20]),
+        window_bytes=rng.choice([1000, 20_000, 4 << 20]),
         job_share=rng.choice([0.0, 0.02, 0.1]),
         clock_drift=rng.choice([0.0, 0.02, 0.05]),
         weights=weights,
