@@ -244,7 +244,7 @@ class Applier:
         if len(self.registry.by_name) >= self.registry.limits.spaces_max:
             return Refused("rate_limited", f"there are {len(self.registry.by_name)} spaces, at most that many")
         source: Snapshot | None = None
-        page_size = create.page_size or PAGE_SIZES[0]
+        page_size = PAGE_SIZES[0] if create.page_size is None else create.page_size
         max_pages = create.max_pages
         if create.from_space is not None:
             origin = self.registry.by_name.get(create.from_space)
@@ -258,10 +258,11 @@ class Applier:
                     "conflict", f"page_size {create.page_size}, that of {origin.name!r} is {origin.page_size}"
                 )
             page_size = origin.page_size
-            max_pages = max_pages or origin.max_pages
+            max_pages = origin.max_pages if max_pages is None else max_pages
         if page_size not in PAGE_SIZES:
             return Refused("bad_request", f"page_size {page_size}, a power of two from 4096 to 65536")
-        max_pages = max_pages or SPACE_BYTES_DEFAULT // page_size
+        if max_pages is None:
+            max_pages = SPACE_BYTES_DEFAULT // page_size
         if not 0 < max_pages <= SPACE_BYTES_MAX // page_size:
             return Refused("bad_request", f"max_pages {max_pages}, 1 to {SPACE_BYTES_MAX // page_size}")
         if source is not None and source.facts.size > max_pages * page_size:

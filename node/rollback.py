@@ -17,7 +17,7 @@ from node.settings import Limits
 from node.snapshots import Moment, resolve_kind, take_snapshot
 from node.space import Snapshot, Space
 from node.table import Leaves, Table, changed_pages, stamp_versions
-from node.undo_record import HEAD, ROLLBACK, TURN, Context, UndoRange, UndoRecord
+from node.undo_record import HEAD, RECORD_VERSION, ROLLBACK, TURN, Context, UndoRange, UndoRecord
 from node.window import Held, UndoBook, UndoWindow
 
 SLICE_RECORDS = 32  # undone between two looks at the clock
@@ -183,8 +183,8 @@ class Turner:
         space.epoch += 1
         space.log_seq += 1
         head = HEAD.pack(
-            ROLLBACK, 0, 0, 0, 0, 0, space.uid, space.lvc, space.epoch, moment.index, moment.wall_ms, space.log_seq,
-            size_before, space.size, pages_before, *left_context,
+            ROLLBACK, 0, 0, 0, RECORD_VERSION, 0, space.uid, space.lvc, space.epoch, moment.index, moment.wall_ms,
+            space.log_seq, size_before, space.size, pages_before, *left_context,
         )  # fmt: skip
         record = head + TURN.pack(from_lvc, to_lvc, target, left.id, reverted)
         space.window.held[space.lvc] = Held(left.leaves)

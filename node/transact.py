@@ -10,7 +10,7 @@ from node.results import Refused, TxDone
 from node.settings import Limits
 from node.space import Space
 from node.table import FROZEN, Leaf
-from node.undo_record import HEAD, PAGE, RANGE, RANGE_BYTES_MAX, SETS_SIZE, TX
+from node.undo_record import HEAD, PAGE, RANGE, RANGE_BYTES_MAX, RECORD_VERSION, SETS_SIZE, TX
 from node.window import Held, UndoBook
 
 _pack_head = HEAD.pack
@@ -109,8 +109,8 @@ def apply_slices(
         space.size = tx.size
     tx_id = (tx.tx_id or f"{index}-{position}").encode()
     head = _pack_head(
-        TX, flags, len(tx_id), len(ranges), 0, many_pages, space.uid, lvc, space.epoch, index, wall_ms, seq,
-        size_before, space.size, pages_before, *context,
+        TX, flags, len(tx_id), len(ranges), RECORD_VERSION, many_pages, space.uid, lvc, space.epoch, index, wall_ms,
+        seq, size_before, space.size, pages_before, *context,
     )  # fmt: skip
     record = b"".join((head, tx_id, *touched, *ranges, *images))
     space.lvc = lvc
@@ -177,8 +177,8 @@ def commit_small(space: Space, tx: Tx, *, book: UndoBook, index: int, position: 
     transactions = space.transactions
     record = b"".join((
         _pack_head(
-            TX, 0, len(raw_id), 1, 0, 1, space.uid, lvc, space.epoch, index, wall_ms, seq, size_before, space.size,
-            pages_before, interval, baseline_interval, space.last_snapshot, space.baseline, dirty, baseline_dirty,
+            TX, 0, len(raw_id), 1, RECORD_VERSION, 1, space.uid, lvc, space.epoch, index, wall_ms, seq,
+            size_before, space.size, pages_before, interval, baseline_interval, space.last_snapshot, space.baseline, dirty, baseline_dirty,
             transactions, space.chain,
         ),
         raw_id,

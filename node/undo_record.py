@@ -9,13 +9,15 @@ from __future__ import annotations
 from struct import Struct as Layout
 from typing import Final, NamedTuple
 
+from node.faults import LocalCorruption
 from wal.checks import invariant
 
+RECORD_VERSION: Final = 1
 TX: Final = 1
 ROLLBACK: Final = 2
 SETS_SIZE: Final = 1  # flag of a TX record: after its ranges it set the size, which took one log_seq more
 
-# kind flags tx_id_bytes ranges _ pages | uid lvc epoch index at seq size_before size_after pages_before |
+# kind flags tx_id_bytes ranges version pages | uid lvc epoch index at seq size_before size_after pages_before |
 # interval baseline_interval last_snapshot baseline dirty baseline_dirty transactions chain
 HEAD: Final = Layout(">BBHHHIQQQQQQQQQIIQQQQQI")
 PAGE: Final = Layout(">QQIB")  # page, version before, mark before, present before
@@ -82,9 +84,26 @@ class UndoRecord(NamedTuple):
 
 def decode_record(raw: memoryview) -> UndoRecord:
     """Inverse of what node/transact.py and node/rollback.py pack. `before`s are views into `raw`."""
-    (kind, flags, id_bytes, ranges, _, pages, uid, lvc, epoch, index, at_ms, seq, before, after, present, *context) = (
-        HEAD.unpack_from(raw)
-    )
+    (
+        kind,
+        flags,
+        id_bytes,
+        ranges,
+        version,
+        pages,
+        uid,
+        lvc,
+        epoch,
+        index,
+        at_ms,
+        seq,
+        before,
+        after,
+        present,
+        *context,
+    ) = HEAD.unpack_from(raw)
+    if version != RECORD_VERSION:
+        raise LocalCorruption(f"undo record version {version}, known is {RECORD_VERSION}")
     at = HEAD.size
     tx_id = str(raw[at : at + id_bytes], "utf-8")
     at += id_bytes
