@@ -6,7 +6,10 @@ Every member is always there; one without a value is null. The service builds th
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from node.results import Policy
 
@@ -33,7 +36,7 @@ class SpaceBody(Struct):
     pages: int
     lvc: int
     epoch: int
-    state: str
+    state: Literal["active", "updating", "rolling_back"]
     dirty_pages: int
     baseline_dirty_pages: int
     dirty_ratio: float
@@ -51,8 +54,8 @@ class SnapshotBody(Struct):
     label: str | None
     space: str
     uid: int
-    kind: str
-    reason: str
+    kind: Literal["incremental", "hybrid", "full"]
+    reason: Literal["requested", "interval", "dirty_ratio", "lvc_delta", "chain", "first", "rollback", "update"]
     base: int | None
     lvc: int
     epoch: int
@@ -114,9 +117,12 @@ class DryRunBody(Struct):
 
 
 class WalRecordBody(Struct):
-    """One before-image (`kind` tx, one per range as written), or a rollback (`kind` rollback)."""
+    """One record of the undo window, one per range as written. `kind` is `write`, `size` or `rollback`.
 
-    kind: str
+    Only a rollback has the last four members; it has no bytes of its own.
+    """
+
+    kind: Literal["write", "size", "rollback"]
     log_seq: int
     tx_id: str | None
     lvc: int
@@ -129,6 +135,10 @@ class WalRecordBody(Struct):
     before_crc: int | None
     after_crc: int | None
     at: str
+    from_lvc: int | UnsetType = UNSET
+    to_lvc: int | UnsetType = UNSET
+    snapshot: int | UnsetType | None = UNSET
+    left_snapshot: int | UnsetType = UNSET
 
 
 class NodeBody(Struct):
@@ -138,11 +148,11 @@ class NodeBody(Struct):
     http: str
     raft: str
     bulk: str
-    role: str | None
+    role: Literal["leader", "follower", "candidate", "learner"] | None
     reachable: bool
     match_index: int | None
     lag_entries: int | None
-    state: str
+    state: Literal["ready", "installing", "repairing", "down"]
 
 
 class ClusterBody(Struct):
@@ -173,9 +183,9 @@ class SessionBody(Struct):
 class TransferBody(Struct):
     id: str
     purpose: str
-    peer: str
-    direction: str
-    state: str
+    peer: str | None
+    direction: Literal["in", "out"]
+    state: Literal["waiting", "running", "retrying", "done", "failed"]
     total_bytes: int | None
     done_bytes: int
     resent_bytes: int
@@ -190,11 +200,12 @@ class TransferBody(Struct):
 class EventBody(Struct):
     """What every event carries; further members depend on `type`. A node's own events carry `node` and no `seq`."""
 
-    seq: int
-    index: int
+    index: int | None
     type: str
     space: str | None
     at: str
+    seq: int | UnsetType = UNSET
+    node: str | UnsetType = UNSET
 
 
 class ProblemBody(Struct):
