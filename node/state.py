@@ -149,6 +149,11 @@ class StateMachine:
 
     # ------------------------------------------------------------ freezing
 
+    @property
+    def busy(self) -> bool:
+        """True in the middle of an entry that is applied in slices: no freeze is possible."""
+        return self._job is not None
+
     def freeze(self, *, whole: bool = False) -> FrozenState:
         """The present state by reference, between two entries; see node/image.py for what `whole` leaves in."""
         invariant(self._job is None, "no freeze in the middle of an entry", applied=self.registry.applied_index)

@@ -10,11 +10,10 @@ from typing import Protocol
 
 import numpy as np
 
-from cluster.transfer.digests import chunk_digest
 from cluster.transfer.leaves import ENTRIES, LeafEntries
-from cluster.transfer.manifest import CHUNK_BYTES, CHUNK_ROW, LEAF_ROW, Manifest, build_manifest
-from node.digest import leaf_digest, page_digest
-from node.heap import HASHED, VERIFIED, Heap, RottenSlot
+from cluster.transfer.manifest import LEAF_ROW, Manifest
+from node.hashing import hash_leaf
+from node.heap import VERIFIED, Heap, RottenSlot
 from node.table import Leaf
 
 
@@ -39,40 +38,16 @@ def entries_of(leaf: Leaf) -> LeafEntries:
     return LeafEntries(present, leaf.versions, leaf.marks, digests)
 
 
-def hash_leaf(leaf: Leaf) -> bytes:
-    """Digest of a frozen leaf; hashes those of its pages that nobody has hashed yet. Raises RottenSlot."""
-    if leaf.digest is None:
-        heap, slots = leaf.heap, leaf.slots
-        for slot in np.unique(slots[heap.flags[slots] & HASHED == 0]).tolist():
-            heap.digests[slot] = np.frombuffer(page_digest(heap.page(slot)), np.uint8)
-            heap.flags[slot] |= HASHED
-        leaf.digest = leaf_digest(heap.digests[slots].tobytes())
-    return leaf.digest
-
-
 def leaf_row(leaf: Leaf, uid: int, leaf_no: int) -> tuple[bytes, bytes]:
     """(row of the manifest, digest + metadata digest) of a frozen leaf."""
     row = np.zeros((), LEAF_ROW)
-    digest, meta = hash_leaf(leaf), entries_of(leaf).meta_digest()
+    digest, meta = hash_leaf(leaf.heap, leaf), entries_of(leaf).meta_digest()
     row["digest"] = np.frombuffer(digest, np.uint8)
     row["meta"] = np.frombuffer(meta, np.uint8)
     row["uid"], row["leaf_no"] = uid, leaf_no
     row["page_shift"] = leaf.heap.page_size.bit_length() - 1
     row["pages"] = int(np.count_nonzero(leaf.slots))
     return row.tobytes(), digest + meta
-
-
-def cut_chunks(raw: bytes, purpose: int) -> list[tuple[int, bytes]]:
-    """(purpose, bytes) of each chunk of one blob."""
-    return [(purpose, raw[at : at + CHUNK_BYTES]) for at in range(0, len(raw), CHUNK_BYTES)]
-
-
-def chunk_rows(chunks: Sequence[tuple[int, bytes]]) -> np.ndarray:
-    rows = np.zeros(len(chunks), CHUNK_ROW)
-    for row, (purpose, raw) in zip(rows, chunks, strict=True):
-        row["digest"] = np.frombuffer(chunk_digest(raw), np.uint8)
-        row["raw_bytes"], row["purpose"] = len(raw), purpose
-    return rows
 
 
 class HeldCheckpoint:
@@ -108,25 +83,3 @@ class HeldCheckpoint:
             view[first * size : (first + stop - start) * size]
             for first, start, stop in zip(firsts, starts, stops, strict=True)
         ]
-
-
-def hold(
-    *,
-    index: int,
-    term: int,
-    prev_index: int,
-    prev_term: int,
-    leaves: Sequence[Leaf],
-    rows: Sequence[bytes],
-    chunks: Sequence[tuple[int, bytes]],
-) -> HeldCheckpoint:
-    """A checkpoint with all its chunks in memory."""
-    manifest = build_manifest(
-        index=index,
-        term=term,
-        prev_index=prev_index,
-        prev_term=prev_term,
-        leaves=np.frombuffer(b"".join(rows), LEAF_ROW),
-        chunks=chunk_rows(chunks),
-    )
-    return HeldCheckpoint(manifest, leaves, lambda number: chunks[number][1])

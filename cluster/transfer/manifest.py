@@ -20,9 +20,9 @@ from wal.checks import invariant
 
 MAGIC: Final = b"LGMF"
 VERSION: Final = 1
-# magic version 0 | index term prev_index prev_term | leaves chunks
-HEAD: Final = Layout(">4sHHQQQQII")
-invariant(HEAD.size == 48, "docs/format.md, table manifest", size=HEAD.size)
+# magic version 0 | index term prev_index prev_term | content digest | leaves chunks
+HEAD: Final = Layout(">4sHHQQQQ16sII")
+invariant(HEAD.size == 64, "docs/format.md, table manifest", size=HEAD.size)
 
 LEAF_ROW: Final = np.dtype(
     [
@@ -50,6 +50,8 @@ class Manifest(msgspec.Struct, frozen=True, eq=False):
 
     `uid` and `leaf_no` say where a leaf stands (the first such place): a receiver that holds that space can ask for
     less.
+    `content` is the digest that the consensus message carries (node/checkpoint_digest.py); `digest` is the
+    manifest's own.
     `prev_index` and `prev_term` name the entry before `index`, which the consensus core needs beside it.
     """
 
@@ -57,31 +59,38 @@ class Manifest(msgspec.Struct, frozen=True, eq=False):
     term: int
     prev_index: int
     prev_term: int
+    content: bytes
     leaves: np.ndarray
     chunks: np.ndarray
     digest: bytes
 
 
 def build_manifest(
-    *, index: int, term: int, prev_index: int, prev_term: int, leaves: np.ndarray, chunks: np.ndarray
+    *,
+    index: int,
+    term: int,
+    prev_index: int,
+    prev_term: int,
+    content: bytes,
+    leaves: np.ndarray,
+    chunks: np.ndarray,
 ) -> Manifest:
     """A manifest with its digest."""
     invariant(leaves.dtype == LEAF_ROW and chunks.dtype == CHUNK_ROW, "rows of a manifest")
-    body = _body(index, term, prev_index, prev_term, leaves, chunks)
-    return Manifest(index, term, prev_index, prev_term, leaves, chunks, manifest_digest(body))
+    invariant(len(content) == DIGEST_BYTES, "a content digest", content=content)
+    made = Manifest(index, term, prev_index, prev_term, content, leaves, chunks, b"")
+    return msgspec.structs.replace(made, digest=manifest_digest(_body(made)))
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
     """Digest (16 bytes), head, leaf rows, chunk rows."""
-    body = _body(
-        manifest.index, manifest.term, manifest.prev_index, manifest.prev_term, manifest.leaves, manifest.chunks
-    )
-    return manifest.digest + body
+    return manifest.digest + _body(manifest)
 
 
-def _body(index: int, term: int, prev_index: int, prev_term: int, leaves: np.ndarray, chunks: np.ndarray) -> bytes:
-    head = HEAD.pack(MAGIC, VERSION, 0, index, term, prev_index, prev_term, len(leaves), len(chunks))
-    return head + leaves.tobytes() + chunks.tobytes()
+def _body(made: Manifest) -> bytes:
+    numbers = (made.index, made.term, made.prev_index, made.prev_term)
+    head = HEAD.pack(MAGIC, VERSION, 0, *numbers, made.content, len(made.leaves), len(made.chunks))
+    return head + made.leaves.tobytes() + made.chunks.tobytes()
 
 
 def decode_manifest(raw: bytes | bytearray | memoryview) -> Manifest:
@@ -89,7 +98,7 @@ def decode_manifest(raw: bytes | bytearray | memoryview) -> Manifest:
     if len(raw) < DIGEST_BYTES + HEAD.size:
         raise Damaged(f"manifest of {len(raw)} bytes")
     digest, body = bytes(raw[:DIGEST_BYTES]), memoryview(raw)[DIGEST_BYTES:]
-    magic, version, flags, index, term, prev_index, prev_term, leaf_count, chunk_count = HEAD.unpack_from(body)
+    magic, version, flags, index, term, prev_index, prev_term, content, leaf_count, chunk_count = HEAD.unpack_from(body)
     if magic != MAGIC or version != VERSION or flags != 0:
         raise Damaged(f"manifest {magic!r} version {version} flags {flags}, known is {MAGIC!r} version {VERSION}")
     if manifest_digest(body) != digest:
@@ -101,4 +110,4 @@ def decode_manifest(raw: bytes | bytearray | memoryview) -> Manifest:
     chunks = np.frombuffer(body, CHUNK_ROW, chunk_count, chunks_at)
     if not np.isin(leaves["page_shift"], list(PAGE_SHIFTS)).all() or not (chunks["raw_bytes"] <= CHUNK_BYTES).all():
         raise Damaged("manifest rows")
-    return Manifest(index, term, prev_index, prev_term, leaves, chunks, digest)
+    return Manifest(index, term, prev_index, prev_term, content, leaves, chunks, digest)

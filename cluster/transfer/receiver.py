@@ -154,7 +154,7 @@ class Receiver:
         manifest = event.manifest
         if manifest.index < self.want.index:
             return [Drop(f"checkpoint {manifest.index} is older than {self.want.index}", rotate=True)]
-        if manifest.index == self.want.index and self.want.manifest_digest not in (b"", manifest.digest):
+        if manifest.index == self.want.index and self.want.manifest_digest not in (b"", manifest.content):
             return [Drop("manifest is not the one that the consensus message names", rotate=True)]
         self.link = next_link(self.link, GotManifest)
         if not self.needs_link:

@@ -11,13 +11,15 @@ from typing import Any, Final
 
 import msgspec
 
+from cluster.api.times import rfc3339
+
 KEPT_S: Final = 600.0  # finished ones, as the HTTP contract says
 KEPT_MAX: Final = 1000
 RATE_SPAN_S: Final = 2.0
 
 
 class TransferRow(msgspec.Struct):
-    """One transfer as the HTTP contract shows it; `started` is wall milliseconds, rendered by the API."""
+    """One transfer as the HTTP contract shows it; `started` is RFC 3339."""
 
     id: str
     purpose: str
@@ -31,7 +33,7 @@ class TransferRow(msgspec.Struct):
     codec: str  # raw | lz4
     rate_bytes_per_s: int
     limit_bytes_per_s: int | None
-    started: int
+    started: str | None
     eta_s: float | None
 
 
@@ -156,7 +158,7 @@ class Registry:
                 codec="raw",
                 rate_bytes_per_s=0,
                 limit_bytes_per_s=limit_bytes_per_s,
-                started=self._wall_ms(),
+                started=rfc3339(self._wall_ms()),
                 eta_s=None,
             )
             tracked = self._tracked[transfer, direction] = Tracked(self, row)

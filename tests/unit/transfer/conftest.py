@@ -9,16 +9,19 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+
 from cluster.consensus.seams import Base
 from cluster.transfer.bulk_client import BulkClient, PeerAddress, TransferSettings
 from cluster.transfer.bulk_server import BulkServer
-from cluster.transfer.held import cut_chunks, entries_of, hash_leaf, hold, leaf_row
+from cluster.transfer.held import HeldCheckpoint, entries_of, leaf_row
 from cluster.transfer.landing import Landing
 from cluster.transfer.limiter import Bucket
-from cluster.transfer.manifest import META, UNDO
+from cluster.transfer.manifest import CHUNK_ROW, LEAF_ROW, META, UNDO, build_manifest
 from cluster.transfer.progress import ProgressFile
 from cluster.transfer.registry import Registry
+from cluster.transfer.source import Spool
 from node.digest import page_digest
+from node.hashing import hash_leaf
 from node.heap import HASHED, HeapSet
 from node.table import Leaf
 from wal.disk import RealDisk
@@ -31,6 +34,7 @@ class Source:
 
     def __init__(self, folder, seed=1, page_size=PAGE):
         folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
         self.rng = np.random.default_rng(seed)
         self.heaps = HeapSet(RealDisk(), str(folder))
         self.page_size = page_size
@@ -62,8 +66,20 @@ class Source:
     def publish(self, index=10, meta=b"state", undo=b""):
         leaves = [self.leaves[no] for no in sorted(self.leaves)]
         rows = [leaf_row(leaf, 1, no)[0] for no, leaf in sorted(self.leaves.items())]
-        chunks = cut_chunks(meta, META) + cut_chunks(undo, UNDO)
-        self.held = hold(index=index, term=3, prev_index=index - 1, prev_term=3, leaves=leaves, rows=rows, chunks=chunks)
+        spool = Spool(str(self.folder))
+        for purpose, raw in ((META, meta), (UNDO, undo)):
+            spool.add(purpose, raw)
+            spool.end(purpose)
+        manifest = build_manifest(
+            index=index,
+            term=3,
+            prev_index=index - 1,
+            prev_term=3,
+            content=page_digest(meta + b"".join(rows)),
+            leaves=np.frombuffer(b"".join(rows), LEAF_ROW),
+            chunks=np.frombuffer(bytes(spool.rows), CHUNK_ROW),
+        )
+        self.held = HeldCheckpoint(manifest, leaves, spool.read)
         return self.held
 
     def choose(self, index_min):
@@ -78,7 +94,7 @@ class LocalLeaves:
         self.heaps, self.leaves, self.lvc = heaps, leaves or {}, lvc
         self.by_digest = {}
         for leaf in self.leaves.values():
-            self.by_digest[hash_leaf(leaf) + entries_of(leaf).meta_digest()] = leaf
+            self.by_digest[hash_leaf(leaf.heap, leaf) + entries_of(leaf).meta_digest()] = leaf
 
     def leaf(self, digest, meta):
         return self.by_digest.get(digest + meta)
@@ -155,7 +171,8 @@ class Node:
 
 
 class Proxy:
-    """Forwards connections to `target`. `plan` says for each connection after how many bytes back it is cut (None = never),
+    """Forwards connections to `target`. `plan` says for each connection after how many bytes back it is cut (None =
+    never),
     or, as ("flip", n), which byte of the answer is damaged; connections beyond the plan pass."""
 
     def __init__(self, target, plan=()):
@@ -234,7 +251,7 @@ def image_of(source):
 
 def base_of(held, digest=True):
     manifest = held.manifest
-    wanted = manifest.digest if digest else b""
+    wanted = manifest.content if digest else b""
     return Base(manifest.index, manifest.term, manifest.prev_index, manifest.prev_term, wanted)
 
 

@@ -1,4 +1,6 @@
-"""A receiver in a process of its own, to be killed: `python receiver_process.py FOLDER PORT INDEX`. Says `open` first."""
+"""A receiver in a process of its own, to be killed: `python receiver_process.py FOLDER PORT INDEX`. Says `open`
+first.
+"""
 
 import importlib.util
 import pathlib

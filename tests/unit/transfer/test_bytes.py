@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from cluster.transfer import frames
 from cluster.transfer.frames import Codec, Damaged, GetManifest, Hello, Kind, RefusedBody, Tell, Welcome
 from cluster.transfer.leaves import LeafEntries, decode_leaves, empty_entries, encode_leaf, merge
 from cluster.transfer.manifest import CHUNK_ROW, LEAF_ROW, build_manifest, decode_manifest, encode_manifest
 from cluster.transfer.progress import ProgressFile, Record, spans_of
 from cluster.transfer.sender import Close, Sender, Stage
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from wal.disk import RealDisk
 
 
@@ -29,7 +30,8 @@ def entries(seed, present=100):
 
 def same(left: LeafEntries, right: LeafEntries) -> bool:
     return all(
-        np.array_equal(getattr(left, name), getattr(right, name)) for name in ("present", "versions", "marks", "digests")
+        np.array_equal(getattr(left, name), getattr(right, name))
+        for name in ("present", "versions", "marks", "digests")
     )
 
 
@@ -105,7 +107,7 @@ def test_a_manifest_reads_back_and_no_flipped_bit_passes():
     leaves["page_shift"], leaves["pages"] = 12, 256
     chunks = np.zeros(2, CHUNK_ROW)
     chunks["raw_bytes"] = 1000
-    made = build_manifest(index=9, term=2, prev_index=8, prev_term=1, leaves=leaves, chunks=chunks)
+    made = build_manifest(index=9, term=2, prev_index=8, prev_term=1, content=bytes(16), leaves=leaves, chunks=chunks)
     raw = encode_manifest(made)
     read = decode_manifest(raw)
     assert (read.index, read.term, read.prev_index, read.prev_term, read.digest) == (9, 2, 8, 1, made.digest)
@@ -140,7 +142,9 @@ def test_the_progress_file_loses_a_torn_tail_only(tmp_path):
 
 @given(st.lists(st.integers(0, 300), unique=True))
 def test_spans_cover_exactly_the_ordinals(ordinals):
-    covered = [number for start, stop in spans_of(np.array(ordinals, np.int64)).tolist() for number in range(start, stop)]
+    covered = [
+        number for start, stop in spans_of(np.array(ordinals, np.int64)).tolist() for number in range(start, stop)
+    ]
     assert covered == sorted(ordinals)
 
 
@@ -161,7 +165,9 @@ def test_a_sender_answers_nothing_before_it_was_greeted():
 def serving(leaf_count=2):
     leaves = np.zeros(leaf_count, LEAF_ROW)
     leaves["page_shift"] = [12, 13][:leaf_count]
-    made = build_manifest(index=9, term=2, prev_index=8, prev_term=1, leaves=leaves, chunks=np.zeros(1, CHUNK_ROW))
+    made = build_manifest(
+        index=9, term=2, prev_index=8, prev_term=1, content=bytes(16), leaves=leaves, chunks=np.zeros(1, CHUNK_ROW)
+    )
     core = Sender(cluster_id="c", node="n")
     core.on(header(Kind.HELLO), frames._encode(Hello("c", "n", "t", "p")))
     core.chosen(1, GetManifest(0, b""), made)

@@ -1,9 +1,14 @@
-"""The receiver's decisions, without I/O: windows, cuts after every event, re-base, damage, and a state for everything."""
+"""The receiver's decisions, without I/O: windows, cuts after every event, re-base, damage, and a state for
+everything.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from cluster.consensus.seams import Base
 from cluster.transfer.frames import Kind
 from cluster.transfer.manifest import CHUNK_ROW, LEAF_ROW, build_manifest
@@ -36,17 +41,23 @@ from cluster.transfer.protocol import (
     Work,
 )
 from cluster.transfer.receiver import Receiver
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from wal.checks import InvariantViolation
 
 FRAME = 256 * 1024
 
 
-def manifest(index=10, leaves=1):
+def manifest(index=10, leaves=1, content=bytes(16)):
     rows = np.zeros(leaves, LEAF_ROW)
     rows["page_shift"] = 12
-    return build_manifest(index=index, term=1, prev_index=index - 1, prev_term=1, leaves=rows, chunks=np.zeros(0, CHUNK_ROW))
+    return build_manifest(
+        index=index,
+        term=1,
+        prev_index=index - 1,
+        prev_term=1,
+        content=content,
+        leaves=rows,
+        chunks=np.zeros(0, CHUNK_ROW),
+    )
 
 
 def want(index=10, digest=b""):
@@ -68,7 +79,7 @@ class Peer:
         self.sent = []  # asks as they went out
         self.verified = []
         self.finished = False
-        self.on_wire = set()
+        self.asks = {}
 
     def step(self):
         event = self.todo.pop(0)
@@ -80,8 +91,6 @@ class Peer:
         for effect in effects:
             self.play(effect)
         assert self.core.asked_bytes <= 4 * FRAME
-
-    asks: dict = {}
 
     def play(self, effect):
         current = self.manifests[-1]
@@ -158,7 +167,9 @@ def test_cut_after_every_event(after):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.sampled_from(["step", "step", "step", "cut", "rebase"]), max_size=60), st.randoms(use_true_random=False))
+@given(
+    st.lists(st.sampled_from(["step", "step", "step", "cut", "rebase"]), max_size=60), st.randoms(use_true_random=False)
+)
 def test_any_row_of_cuts_and_re_bases_ends_complete(moves, chance):
     peer = Peer(Receiver(want()))
     cuts = 0
@@ -186,8 +197,8 @@ def local_only(todo):
 
 
 def test_the_manifest_of_the_consensus_message_is_the_only_one_of_that_index():
-    right, wrong = manifest(leaves=1), manifest(leaves=2)
-    core = Receiver(want(digest=right.digest))
+    right, wrong = manifest(content=b"r" * 16), manifest(content=b"w" * 16)
+    core = Receiver(want(digest=right.content))
     core.on(LinkUp("p"))
     core.on(Welcomed("p"))
     (drop,) = core.on(GotManifest(wrong))
@@ -208,7 +219,7 @@ def test_an_older_checkpoint_is_not_taken():
 
 def test_a_manifest_kept_by_an_earlier_process_is_not_sent_again():
     kept = manifest()
-    core = Receiver(want(digest=kept.digest), held=kept)
+    core = Receiver(want(digest=kept.content), held=kept)
     core.on(LinkUp("p"))
     assert core.on(Welcomed("p")) == [AskManifest(10, kept.digest)]
     assert isinstance(core.on(ManifestUnchanged())[0], Compare)
@@ -248,7 +259,8 @@ def test_the_limiter_decides_when_the_next_is_asked_for():
         if peer.todo:
             peer.step()
     assert len(peer.sent) == 1
-    peer.play_all = [peer.play(effect) for effect in peer.core.on(Credit(2 * FRAME))]
+    for effect in peer.core.on(Credit(2 * FRAME)):
+        peer.play(effect)
     peer.run()
     assert len(peer.sent) == 3
 
@@ -264,7 +276,7 @@ def test_what_is_asked_for_again_in_another_way_comes_first():
 
 
 def test_every_state_of_work_is_reached_and_every_link_can_be_lost():
-    assert {after for after in WORK_NEXT.values()} | {Work.WANTING} == set(Work)
+    assert set(WORK_NEXT.values()) | {Work.WANTING} == set(Work)
     assert {link for link, event in LINK_NEXT if event is LinkLost} == set(Link)
 
 

@@ -48,9 +48,9 @@ def test_a_delta_sends_what_changed_and_hardly_more(world):
     first = source.publish(index=10)
     image = fetch(node, node.client([server.address], world.base_of(first)))
     assert image == world.image_of(source)
-    from node.table import Leaf
-
     import numpy as np
+
+    from node.table import Leaf
 
     leaves = {}
     for leaf_id in range(len(first.manifest.leaves)):
