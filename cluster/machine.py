@@ -18,12 +18,14 @@ class ConsensusMachine:
         self.machine = machine
         self.base = base
         self._install = install
+        self.applied_bytes = 0  # of commands, since the start
 
     @property
     def applied_index(self) -> int:
         return self.machine.applied_index
 
     def apply(self, index: int, term: int, raw: bytes) -> Any:
+        self.applied_bytes += len(raw)
         return self.machine.apply(index, term, raw)
 
     def checkpoint_base(self) -> Base | None:

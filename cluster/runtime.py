@@ -16,6 +16,7 @@ from cluster.config import NodeConfig, split_address
 from cluster.consensus.identity import Identity, load_or_create
 from cluster.consensus.replica import Replica, ReplicaConfig
 from cluster.datalock import DataLock
+from cluster.keeper import CheckpointKeeper, seam_base
 from cluster.log import get_log
 from cluster.machine import ConsensusMachine
 from cluster.metrics import Metrics
@@ -25,14 +26,10 @@ from cluster.service.forward import Forwarder
 from cluster.service.host import Host
 from cluster.service.pipeline import WritePipeline
 from cluster.service.service import NodeService
+from cluster.storage import NodeStorage, limits_of
 from cluster.transfer.registry import Registry
 from node.commands import Tick
-from node.heap import HeapSet
-from node.settings import Limits
-from node.state import StateMachine
 from wal.disk import RealDisk
-from wal.journal import JournalConfig, RaftJournal
-from wal.undo import UndoConfig, UndoLog
 
 log = get_log("cluster.runtime")
 
@@ -44,11 +41,6 @@ CATCH_UP_RETRY_S: Final = 0.05
 def wall_ms() -> int:
     """Wall clock in milliseconds; for display only."""
     return time.time_ns() // 1_000_000
-
-
-class _Room:
-    def can_accept(self, operations: Any) -> bool:
-        return True
 
 
 class NodeRuntime:
@@ -70,9 +62,17 @@ class NodeRuntime:
         self._lock = DataLock.take(self._folder)
         disk = RealDisk()
         identity = load_or_create(disk, str(self._folder), cluster_id=config.cluster_id, node_id=config.id)
-        self._open_storage(disk, loop)
-        self.consensus_machine = ConsensusMachine(self.machine, base=None, install=self._install)
+        self.storage = NodeStorage(config, disk, self._pool, loop.call_soon_threadsafe)
+        self.machine, self.journal = self.storage.machine, self.storage.journal
+        base = self.storage.stored.base
+        self.consensus_machine = ConsensusMachine(
+            self.machine, base=None if base is None else seam_base(base), install=self._install
+        )
         self.replica = self._make_replica(identity)
+        self.keeper = CheckpointKeeper(config, self.consensus_machine, self.replica, self.metrics)
+        self.keeper.attach(
+            self.storage.make_checkpointer(self._pool, loop.call_soon_threadsafe, self.keeper.on_durable, self._fatal)
+        )
         self.feed = EventFeed(node_id=config.id, wall_ms=wall_ms)
         self.transfers = Registry(now=time.monotonic, wall_ms=wall_ms, emit=self._transfer_event)
         self.host = self._make_host(loop)
@@ -87,40 +87,12 @@ class NodeRuntime:
             allowed_hosts=self._allowed_hosts(),
         )
         self.metrics.sample_with(self._sample)
-        self._tasks = [loop.create_task(self._tick_when_due()), loop.create_task(self._catch_up())]
+        jobs = (self._tick_when_due(), self._catch_up(), self.keeper.run())
+        self._tasks = [loop.create_task(job) for job in jobs]
         log.info("node.started", http=self.api.url, incarnation=identity.incarnation)
 
-    def _open_storage(self, disk: RealDisk, loop: asyncio.AbstractEventLoop) -> None:
-        config = self.config
-        segment_bytes = config.journal_segment_bytes()
-        self.journal = RaftJournal.open(
-            disk,
-            str(self._folder / "journal"),
-            JournalConfig(bytes_max=config.journal_bytes_max, segment_bytes=segment_bytes),
-        )
-        heaps = self._folder / "heap"
-        disk.makedirs(str(heaps))
-        self.heaps = HeapSet(disk, str(heaps))
-        self.undo = UndoLog.open(disk, str(self._folder / "undo"), UndoConfig())
-        self.machine = StateMachine(
-            heaps=self.heaps,
-            undo=self.undo,
-            submit=self._pool.submit,
-            post=loop.call_soon_threadsafe,
-            monotonic_ms=lambda: time.monotonic() * 1000,
-            limits=self._limits(),
-        )
-
-    def _limits(self) -> Limits:
-        config = self.config
-        return Limits(
-            undo_bytes_total=config.undo_bytes_total,
-            undo_records_max=config.undo_records_max,
-            events_max=config.events_kept,
-        )
-
     def _make_replica(self, identity: Identity) -> Replica:
-        config, limits = self.config, self._limits()
+        config, limits = self.config, limits_of(self.config)
         return Replica(
             config=ReplicaConfig(
                 node_id=config.id,
@@ -141,7 +113,15 @@ class NodeRuntime:
             random=random.Random(random.SystemRandom().getrandbits(128)).random,
             wall_ms=wall_ms,
             on_fatal=self._fatal,
+            has_room=self.can_accept,
         )
+
+    def can_accept(self, raw: bytes) -> bool:
+        """Before an entry is journalled. Where there is none, a checkpoint is what frees some."""
+        if self.machine.can_accept(raw):
+            return True
+        self.keeper.wanted = True
+        return False
 
     def _make_host(self, loop: asyncio.AbstractEventLoop) -> Host:
         config = self.config
@@ -157,7 +137,7 @@ class NodeRuntime:
             batcher=Batcher(limits),
             stamper=self.stamper,
             proposer=proposer_for(config.plant, self.replica),
-            room=_Room(),
+            room=self,
             wall_ms=wall_ms,
             call_soon=loop.call_soon,
             on_batch=self._batch_done,
@@ -264,6 +244,6 @@ class NodeRuntime:
         await self.host.forwarder.close()
         await self.service.close()
         self._pool.shutdown(wait=True, cancel_futures=True)
-        self.journal.close()
+        self.storage.close()
         self._lock.release()
         log.info("node.stopped")

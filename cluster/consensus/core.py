@@ -59,7 +59,7 @@ class ConsensusCore:
         self._seen = (self.engine.role, self.engine.leader, self.engine.term)
         self._depth = 0
         self.on_role_change: Callable[[], None] | None = None
-        self.has_room: Callable[[int], bool] = lambda _nbytes: True  # for the effects of so many bytes of commands
+        self.has_room: Callable[[bytes], bool] = lambda _command: True  # to apply this command
 
     @staticmethod
     def _meet_checkpoint(log: RaftLog, base: Base | None) -> None:
@@ -269,7 +269,7 @@ class ConsensusCore:
         entries = message["entries"]
         found = decide(self.journal, message["prevLogIdx"], message["prevLogTerm"], entries)
         if isinstance(found, Deliver):
-            if found.entries and not self.has_room(sum(len(entry[0]) for entry in found.entries)):
+            if not all(self.has_room(entry[0]) for entry in found.entries if len(entry[0]) > 1):
                 self.stats["append_without_room"] += 1
                 return self.on_beat(peer, message)  # a follower without room stops acknowledging, and lives
             about.verified = found.verified

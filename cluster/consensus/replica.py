@@ -65,7 +65,7 @@ class Replica:
         random: Callable[[], float],
         wall_ms: Callable[[], int],
         on_fatal: Callable[[BaseException], None],
-        has_room: Callable[[int], bool] | None = None,
+        has_room: Callable[[bytes], bool] | None = None,
     ) -> None:
         """Raises guard.WrongEngine when the installed PySyncObj is not the one that is known to be safe here."""
         check_installed()

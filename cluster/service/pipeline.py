@@ -6,7 +6,7 @@ submitted, `unknown_outcome` when the entry was submitted and its fate can't be 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -26,7 +26,7 @@ class Proposer(Protocol):
 class Room(Protocol):
     """What the pipeline needs of the node: whether an entry could be applied on this disk."""
 
-    def can_accept(self, operations: Sequence[Operation]) -> bool: ...
+    def can_accept(self, raw: bytes) -> bool: ...
 
 
 LOST = Refused("no_leader", "this node is not the leader any more; nothing was submitted")
@@ -79,13 +79,13 @@ class WritePipeline:
             self._propose(batch)
 
     def _propose(self, batch: Batch) -> None:
-        if not self._room.can_accept(batch.operations):
-            self._end(batch, FULL)
-            return
         raw = encode_command(batch.operations, stamp_ms=self.stamper.stamp(), wall_ms=self._wall_ms())
         if len(raw) > COMMAND_BYTES_MAX:
             # Only metadata can do this (the data are bounded): refuse, never propose what the core would cut in pieces.
             self._end(batch, Refused("too_large", f"the command has {len(raw)} bytes, at most {COMMAND_BYTES_MAX}"))
+            return
+        if not self._room.can_accept(raw):
+            self._end(batch, FULL)
             return
         started = perf_counter()
 

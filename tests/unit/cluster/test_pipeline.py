@@ -30,7 +30,7 @@ class Scripted:
 class Room:
     full = False
 
-    def can_accept(self, operations: Any) -> bool:
+    def can_accept(self, raw: bytes) -> bool:
         return not self.full
 
 
