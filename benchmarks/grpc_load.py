@@ -10,6 +10,7 @@ import asyncio
 import struct
 import time
 from collections.abc import Callable
+from typing import cast
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _FRAME_BYTES_MAX = 16384
@@ -60,11 +61,11 @@ class Connection(asyncio.Protocol):
         self._over = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if not isinstance(transport, asyncio.Transport):
-            raise TypeError("a stream transport is needed")
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
         window = struct.pack(">I", 0x7FFFFFFF - 65535)
-        transport.write(_PREFACE + _frame(_SETTINGS, 0, 0, struct.pack(">HI", 4, 0x7FFFFFFF)) + _frame(8, 0, 0, window))
+        self._transport.write(
+            _PREFACE + _frame(_SETTINGS, 0, 0, struct.pack(">HI", 4, 0x7FFFFFFF)) + _frame(8, 0, 0, window)
+        )
         self._send()
 
     def _send(self) -> None:
