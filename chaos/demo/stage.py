@@ -44,6 +44,7 @@ class Stage:
     say: Callable[[str], None]
     source: Source | None = None
     space: lastgood.Space | None = None
+    baseline_lvc: int = 0
     good_sha256: str = ""
     good: lastgood.Snapshot | None = None
     steps: list[Shown] = field(default_factory=list)

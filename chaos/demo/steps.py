@@ -61,6 +61,7 @@ async def baseline(stage: Stage, shown: Shown) -> None:
     """A full snapshot, from which the automatic rules count; every node verifies every page of it."""
     source, space = file_of(stage)
     snapshot = await space.snapshot(label="baseline", kind="full", pin=True)
+    stage.baseline_lvc = snapshot.lvc
     shown.said = f"snapshot {snapshot.id} ({snapshot.kind}), {snapshot.pages:,} pages, root {short(snapshot.root)}"
     shown.checks.append(("it is a full one", snapshot.kind == "full"))
     copy = stage.folder / "baseline.out"
@@ -87,7 +88,7 @@ async def work(stage: Stage, shown: Shown) -> None:
         if changes % CHANGES_PER_SNAPSHOT == 0:
             snapshot = await space.snapshot(label=f"change-{changes}")
             kinds[snapshot.kind] = kinds.get(snapshot.kind, 0) + 1
-            hybrid = await _newest_hybrid(space)
+            hybrid = await _hybrid_since(space, stage.baseline_lvc)
     stage.good_sha256 = sha256(source.path)
     stage.good = await space.snapshot(label="last-good", pin=True)
     names = "SQL UPDATEs" if isinstance(source, SqliteSource) else "seeded changes"
@@ -103,8 +104,11 @@ async def work(stage: Stage, shown: Shown) -> None:
     shown.checks.append(("the cluster made a hybrid one", hybrid is not None))
 
 
-async def _newest_hybrid(space: lastgood.Space) -> lastgood.Snapshot | None:
+async def _hybrid_since(space: lastgood.Space, lvc: int) -> lastgood.Snapshot | None:
+    """The newest hybrid snapshot after that LVC; the import has made some before."""
     async for snapshot in space.snapshots():
+        if snapshot.lvc <= lvc:
+            return None
         if snapshot.kind == "hybrid":
             return snapshot
     return None
