@@ -95,6 +95,17 @@ class PeerAddress(msgspec.Struct, frozen=True):
     port: int
 
 
+class Link(msgspec.Struct, frozen=True):
+    """What all incoming transfers of a node share. `now`: monotonic seconds."""
+
+    cluster_id: str
+    node: str
+    bucket: Bucket
+    now: Callable[[], float]
+    settings: TransferSettings = TransferSettings()
+    tls: ssl.SSLContext | None = None
+
+
 class Local(Protocol):
     """What the client needs of the node. `freeze_local` is called in a worker thread."""
 
@@ -114,26 +125,22 @@ class BulkClient:
         want: Base,
         transfer: str,
         purpose: str,
-        cluster_id: str,
-        node: str,
         peers: Callable[[], Sequence[PeerAddress]],
         landing: Landing,
         local: Local,
         registry: Registry,
-        bucket: Bucket,
-        now: Callable[[], float],
-        settings: TransferSettings | None = None,
-        tls: ssl.SSLContext | None = None,
+        link: Link,
     ) -> None:
-        self._settings = settings or TransferSettings()
+        """`peers()` in the order in which they are to be tried."""
+        self._settings = link.settings
         self._landing = landing
         self._local = local
         self._registry = registry
-        self._bucket = bucket
-        self._now = now
-        self._tls = tls
+        self._bucket = bucket = link.bucket
+        self._now = now = link.now
+        self._tls = link.tls
         self._peers = peers
-        self._hello = Hello(cluster_id, node, transfer, purpose)
+        self._hello = Hello(link.cluster_id, link.node, transfer, purpose)
         self._core = Receiver(
             want,
             window_bytes=self._settings.window_bytes,

@@ -102,6 +102,7 @@ class Landing:
         self._page_row_starts: list[int] = []
         self._received: tuple[tuple[int, int], DigestIndex] | None = None
         self.held: Manifest | None = None
+        self.transfer: str | None = None
         self.total_bytes = 0
         self.done_bytes = 0
         self.found_bytes = 0  # verified again from the file after a kill
@@ -114,7 +115,9 @@ class Landing:
         True when an earlier process left something. Loop thread.
         """
         for kind, payload, offset in self._progress.open():
-            if kind is Record.MANIFEST:
+            if kind is Record.NAME:
+                self.transfer = str(payload, "utf-8")
+            elif kind is Record.MANIFEST:
                 self.held = decode_manifest(bytes(payload))
             elif kind is Record.LEAF:
                 self._leaves[bytes(payload[:32])] = decode_leaves(bytes(payload[32:]))[0][2]
@@ -139,6 +142,24 @@ class Landing:
             pool = self._pools[page_size] = Pool(self._heaps.get(page_size))
         return pool
 
+    @property
+    def exists(self) -> bool:
+        """True when there is something to go on with."""
+        return self._progress.exists
+
+    @property
+    def is_open(self) -> bool:
+        return self._progress.is_open
+
+    def name(self, transfer: str) -> None:
+        """The transfer keeps its name across connections and restarts."""
+        self._progress.append(Record.NAME, transfer.encode())
+        self.transfer = transfer
+
+    def remove_file(self) -> None:
+        """The progress file is durably gone; the slots are still held. Any thread."""
+        self._progress.remove()
+
     def discard(self) -> None:
         """Ends the transfer's hold: the file goes first, durably, then the slots. Loop thread."""
         self._progress.remove()
@@ -147,8 +168,12 @@ class Landing:
         self._pools.clear()
         self._leaves.clear()
         self._chunks.clear()
-        self._local = None
-        self._local_leaves.clear()
+        self._fresh.clear()
+        self._fresh_bytes = 0
+        self._local = self._manifest = self.held = self.transfer = self._received = None
+        self._local_leaves, self._local_pages, self._near = {}, {}, {}
+        self._searched = True
+        self.total_bytes = self.done_bytes = 0
 
     # ------------------------------------------------------------ what is missing
 

@@ -40,9 +40,8 @@ class Record(enum.IntEnum):
     LEAF = 34  # digest and metadata digest (16 bytes each), then one leaf's entries as they travel
     CHUNK = 35  # digest (16 bytes), then the raw bytes
     PLAN = 36  # page size u32, pages u32, slots u32[] little-endian, digests 16[]: pages that will come, and where to
-    DURABLE = (
-        37  # spans (start, stop) of ordinals, u32 little-endian: these pages of the plans are verified and durable
-    )
+    DURABLE = 37  # page size u32, then spans (start, stop) of ordinals, u32 little-endian: verified and durable
+    NAME = 38  # of the transfer, utf-8
 
 
 class Plan(NamedTuple):
@@ -103,6 +102,10 @@ class ProgressFile:
     @property
     def exists(self) -> bool:
         return self._file is not None or self._disk.exists(self.path)
+
+    @property
+    def is_open(self) -> bool:
+        return self._file is not None
 
     def open(self) -> list[Loaded]:
         """Opens or makes the file; returns its whole records. A torn or damaged tail is cut: nothing rests on it."""
@@ -171,6 +174,7 @@ class ProgressFile:
         if self._disk.exists(self.path):
             self._disk.unlink(self.path)
             self._disk.fsync_dir(self._folder)
+        self._end = self._frames = 0
 
     def close(self) -> None:
         """Leaves the file for the next process."""

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from cluster.consensus.seams import Base
-from cluster.transfer.bulk_client import BulkClient, PeerAddress, TransferSettings
+from cluster.transfer.bulk_client import BulkClient, Link, PeerAddress, TransferSettings
 from cluster.transfer.bulk_server import BulkServer
 from cluster.transfer.held import HeldCheckpoint, entries_of, leaf_row
 from cluster.transfer.landing import Landing
@@ -145,15 +145,11 @@ class Node:
             want=want,
             transfer=transfer,
             purpose="install",
-            cluster_id="c",
-            node="me",
             peers=lambda: peers,
             landing=self.landing,
             local=self,
             registry=self.registry,
-            bucket=Bucket(rate, time.monotonic),
-            now=time.monotonic,
-            settings=settings,
+            link=Link("c", "me", Bucket(rate, time.monotonic), time.monotonic, settings or TransferSettings()),
         )
 
     def image(self, manifest):
