@@ -107,13 +107,6 @@ class Client:
                 schema = {**content["schema"], "components": self._components}
                 jsonschema.Draft202012Validator(schema).validate(body)
 
-    def wait_for(self, index: int, node: str) -> None:
-        """Until `node` has applied `index`, for reads that may be stale."""
-        for _ in range(1000):
-            if self.raw("GET", "/v1/cluster", node=node).body["applied_index"] >= index:
-                return
-        raise AssertionError(f"{node} does not reach {index}")
-
 
 def stream_all(url: str, requests: list[tuple[int, str, Any]]) -> dict[int, tuple[int, Any]]:
     """One message of requests over the stream; status and body by id."""

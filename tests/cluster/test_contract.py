@@ -438,7 +438,7 @@ def test_a_large_transaction_is_staged_and_visible_at_once(api, room):
 
 def test_events_by_long_poll(api, cluster, room):
     api.good("POST", f"/v1/spaces/{room}/rollback", {"to": 1})
-    (event,) = api.good("GET", f"/v1/events?index=0&space={room}&types=rollback.confirmed")
+    (event,) = api.good("GET", f"/v1/events?index=0&wait=5s&space={room}&types=rollback.confirmed")
     assert (event["type"], event["space"], event["to_lvc"]) == ("rollback.confirmed", room, 3)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(
@@ -447,7 +447,9 @@ def test_events_by_long_poll(api, cluster, room):
         taken = api.good("POST", f"/v1/spaces/{room}/snapshots", {"label": "late"})
         found = waiting.result(15).body
     assert [entry["id"] for entry in found][-1:] == [taken["id"]]
-    everywhere = [api.good("GET", f"/v1/events?index={event['seq']}&space={room}", node=node) for node in cluster.ids]
+    everywhere = [
+        api.good("GET", f"/v1/events?index={event['seq']}&wait=5s&space={room}", node=node) for node in cluster.ids
+    ]
     assert everywhere[0] == everywhere[1] == everywhere[2]
 
 
