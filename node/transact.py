@@ -178,8 +178,8 @@ def commit_small(space: Space, tx: Tx, *, book: UndoBook, index: int, position: 
     record = b"".join((
         _pack_head(
             TX, 0, len(raw_id), 1, RECORD_VERSION, 1, space.uid, lvc, space.epoch, index, wall_ms, seq,
-            size_before, space.size, pages_before, interval, baseline_interval, space.last_snapshot, space.baseline, dirty, baseline_dirty,
-            transactions, space.chain,
+            size_before, space.size, pages_before, interval, baseline_interval, space.last_snapshot,
+            space.baseline, dirty, baseline_dirty, transactions, space.chain,
         ),
         raw_id,
         _pack_page(page, version, mark, present),
