@@ -13,6 +13,7 @@ from blake3 import blake3
 
 from node.digest import DIGEST_BYTES
 from node.image import FrozenState, SpaceImage
+from node.results import Policy
 from node.table import Leaves
 from wal.checks import invariant
 
@@ -45,7 +46,10 @@ class ContentDigest:
 
 def _space_digest(image: SpaceImage) -> bytes:
     hasher = _SPACE.copy()
-    hasher.update(_encode((image.meta, image.window.first_lvc, image.window.count)))
+    # 0 and 0.0 are equal, but not their bytes: a restored policy holds floats.
+    policy = [None if value is None else float(value) for value in msgspec.structs.astuple(image.meta.policy)]
+    meta = msgspec.structs.replace(image.meta, policy=Policy())
+    hasher.update(_encode((meta, policy, image.window.first_lvc, image.window.count)))
     _add_table(hasher, image.leaves)
     for snapshot in image.snapshots:
         # The root is derived, and one node may know it earlier than another.

@@ -20,6 +20,9 @@ from wal.checks import Corrupt, FailStop
 MAP_BYTES: Final = 64 << 20
 MAP_GROWTH: Final = 2
 TABLES_MAX: Final = 32
+TREE_BYTES: Final = 16 * 4096  # new pages of a table's tree above its leaves, and of the list of free pages
+ROW_BYTES: Final = 256  # of a row beyond twice its value: node header and key, in pages that may be half empty
+PAGE_BYTES: Final = 4096  # LMDB's
 
 Row = tuple[bytes, bytes | None]  # key, value; None = the key goes
 
@@ -88,9 +91,12 @@ class CheckpointStore:
         while True:
             try:
                 with _Transaction(self._env) as txn:
+                    fresh_bytes = touched = 0
                     for table, rows in writer():
-                        self._fill(txn, table, rows)
+                        nbytes, count = self._fill(txn, table, rows)
+                        fresh_bytes, touched = fresh_bytes + nbytes, touched + count
                         self._fault(f"written {table}")
+                    self._reserve(fresh_bytes + min(touched * PAGE_BYTES, self.used_bytes))
                     self._fault("before commit")
             except lmdb.MapFullError:
                 self._env.set_mapsize(self.map_bytes * MAP_GROWTH)
@@ -102,16 +108,35 @@ class CheckpointStore:
                 self._fault("committed")
                 return
 
-    def _fill(self, txn: Any, table: str, rows: Iterable[Row] | None) -> None:
+    def _fill(self, txn: Any, table: str, rows: Iterable[Row] | None) -> tuple[int, int]:
+        """Puts the rows. How many bytes of new pages they take at most, and how many pages of old ones they touch."""
         handle = self._tables[table]
+        nbytes, count = TREE_BYTES, 0
         if rows is None:
             txn.drop(handle, delete=False)
-            return
+            return nbytes, count
         for key, value in rows:
+            nbytes += ROW_BYTES
+            count += 1
             if value is None:
                 txn.delete(key, db=handle)
             else:
                 txn.put(key, value, db=handle)
+                nbytes += 2 * len(value)
+        return nbytes, count
+
+    def _reserve(self, nbytes: int) -> None:
+        """Allocates what the commit may write, because LMDB reports a full disk as EIO, like a bad one."""
+        fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            before = os.fstat(fd).st_size
+            try:
+                os.posix_fallocate(fd, 0, max(before, self.used_bytes + nbytes))
+            except OSError:
+                os.ftruncate(fd, before)
+                raise
+        finally:
+            os.close(fd)
 
     def get(self, table: str, key: bytes) -> bytes | None:
         with self._env.begin() as txn:
