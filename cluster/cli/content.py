@@ -107,7 +107,7 @@ async def _pieces(
         yield await handle.read(offset, length, snapshot=ref)
         return
     async with held_snapshot(handle, ref) as source:
-        if offset and offset >= source.size:
+        if offset > source.size:
             raise lastgood.RangeNotSatisfiable(f"offset {offset} lies outside the {source.size} bytes of {handle.name}")
         async with contextlib.aclosing(stream_out(handle, source, offset=offset, length=length)) as pieces:
             async for piece in pieces:

@@ -66,8 +66,9 @@ def test_write_and_read(run: Run, tmp_path: Path) -> None:
     assert run("read", "room", "-o", tmp_path / "out", "--json").json["length"] == 14
     assert (tmp_path / "out").read_bytes() == b"abcfrom a file"
     assert run("snapshot", "list", "room", "--json").json == []  # a long read leaves nothing behind
-    assert run("read", "room", "--offset", 14, "--length", 1).code == 1
-    assert run("read", "room", "--offset", 14).code == 1
+    assert run("read", "room", "--offset", 14, "--length", 1).out == b""
+    assert run("read", "room", "--offset", 15, "--length", 1).code == 1
+    assert run("read", "room", "--offset", 15).code == 1
     assert run("write", "room", "--offset", 0, "--if-lvc", 7, "-", input=b"x").code == 1
     assert run("write", "room", "--offset", 0, "-", input=b"").code == 2
 

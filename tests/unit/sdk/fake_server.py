@@ -227,7 +227,7 @@ class FakeCluster:
         return self._piece(found, content, offset, length)
 
     def _piece(self, found: FakeSpace, content: bytes, offset: int, length: int) -> Any:
-        if offset and offset >= len(content):
+        if offset > len(content):
             raise Refuse("range_not_satisfiable", f"the space has {len(content)} bytes")
         return {
             "data": content[offset : offset + length],

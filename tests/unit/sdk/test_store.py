@@ -98,7 +98,7 @@ async def test_reads_at_an_lvc_and_of_a_snapshot(room: lastgood.Space) -> None:
     got = await room.read_version(1, 2)
     assert (got.data, got.offset, got.size, got.lvc) == (b"wo", 1, 3, 2)
     with pytest.raises(lastgood.RangeNotSatisfiable):
-        await room.read(3, 1)
+        await room.read(4, 1)
 
 
 async def test_spaces_are_made_listed_forked_and_deleted(store: lastgood.Store) -> None:
