@@ -118,8 +118,13 @@ class Arena:
 
     async def transfers(self, node_id: str) -> list[dict[str, Any]]:
         """`GET /v1/transfers` of this node; empty when it does not answer."""
-        answer = await asyncio.to_thread(ask, self.cluster.node(node_id).http, "/v1/transfers", timeout_s=1.0)
-        return list(answer[1]) if answer is not None and answer[0] == 200 and isinstance(answer[1], list) else []
+        rows = await self.ask(node_id, "/v1/transfers")
+        return list(rows) if isinstance(rows, list) else []
+
+    async def ask(self, node_id: str, path: str) -> Any:
+        """The JSON that exactly this node answers to a GET, None when it answers none."""
+        answer = await asyncio.to_thread(ask, self.cluster.node(node_id).http, path, timeout_s=2.0)
+        return answer[1] if answer is not None and answer[0] == 200 else None
 
     # ------------------------------------------------------------------ network
 

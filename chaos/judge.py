@@ -147,10 +147,10 @@ class Judge:
                 return Finding(name, False, f"no snapshot of {space.name}: {made.status} {made.code}")
             number = made.body["id"]
             seen: dict[tuple[str, str, str], list[str]] = defaultdict(list)
-            for node in self._nodes:
-                shown = await self._on(node, f"{base}/snapshots/{number}")
-                frozen = await self._on(node, f"{base}/snapshots/{number}/data")
-                live = await self._on(node, f"{base}/data")
+            paths = (f"{base}/snapshots/{number}", f"{base}/snapshots/{number}/data", f"{base}/data")
+            replies = await asyncio.gather(*(self._on(node, path) for node in self._nodes for path in paths))
+            for node, position in zip(self._nodes, range(0, len(replies), len(paths)), strict=True):
+                shown, frozen, live = replies[position : position + len(paths)]
                 failed = next((reply for reply in (shown, frozen, live) if reply.outcome != "ok"), None)
                 if failed is not None:
                     return Finding(name, False, f"{node} answered {failed.status} {failed.code} about {space.name}")
@@ -171,8 +171,8 @@ class Judge:
             first: dict[int, tuple[int, ...]] = {}
             for op in self._history.of(space.name):
                 if op.kind == "snapshot" and op.outcome == "ok":
-                    for node in self._nodes:
-                        problem, values = await self._look(node, space, op)
+                    looks = await asyncio.gather(*(self._look(node, space, op) for node in self._nodes))
+                    for node, (problem, values) in zip(self._nodes, looks, strict=True):
                         if problem:
                             return Finding(name, False, problem)
                         if values is None:
