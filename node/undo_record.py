@@ -46,6 +46,43 @@ class Context(NamedTuple):
     chain: int = 0
 
 
+class UndoHead(NamedTuple):
+    """The fields of HEAD; those of the dirtiness before begin at `HEAD_CONTEXT`."""
+
+    kind: int
+    flags: int
+    id_bytes: int
+    ranges: int
+    version: int
+    pages: int
+    uid: int
+    lvc: int
+    epoch: int
+    raft_index: int
+    at_ms: int
+    seq: int
+    size_before: int
+    size_after: int
+    pages_before: int
+    interval: int
+    baseline_interval: int
+    last_snapshot: int
+    baseline: int
+    dirty_pages: int
+    baseline_dirty_pages: int
+    transactions: int
+    chain: int
+
+    @property
+    def seq_stop(self) -> int:
+        """The log_seq after this record's last."""
+        return self.seq + (1 if self.kind == ROLLBACK else self.ranges + (self.flags & SETS_SIZE))
+
+
+HEAD_CONTEXT: Final = 15
+invariant(UndoHead._fields[HEAD_CONTEXT:] == Context._fields, "the head ends with a context", at=HEAD_CONTEXT)
+
+
 class UndoRange(NamedTuple):
     """One before-image. `before` covers [offset, offset + len(before)); the rest of the range lay beyond the size."""
 
