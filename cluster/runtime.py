@@ -15,6 +15,7 @@ from cluster.batcher import Batcher, BatchLimits, Stamper
 from cluster.config import NodeConfig, split_address
 from cluster.consensus.identity import Identity, load_or_create
 from cluster.consensus.replica import Replica, ReplicaConfig
+from cluster.consensus.seams import Base
 from cluster.datalock import DataLock
 from cluster.keeper import CheckpointKeeper, seam_base
 from cluster.log import get_log
@@ -28,6 +29,7 @@ from cluster.service.pipeline import WritePipeline
 from cluster.service.service import NodeService
 from cluster.storage import NodeStorage, limits_of
 from cluster.transfer.registry import Registry
+from cluster.transfers import NodeTransfers
 from node.commands import Tick
 from wal.disk import RealDisk
 
@@ -56,7 +58,7 @@ class NodeRuntime:
 
     async def start(self) -> None:
         """Raises FolderBusy, WrongFolder, Corrupt, FailStop or OSError; nothing listens then."""
-        loop = asyncio.get_running_loop()
+        loop = self._loop = asyncio.get_running_loop()
         config = self.config
         self._folder.mkdir(parents=True, exist_ok=True)
         self._lock = DataLock.take(self._folder)
@@ -70,15 +72,24 @@ class NodeRuntime:
         )
         self.replica = self._make_replica(identity)
         self.keeper = CheckpointKeeper(config, self.consensus_machine, self.replica, self.metrics)
-        self.keeper.attach(
-            self.storage.make_checkpointer(self._pool, loop.call_soon_threadsafe, self.keeper.on_durable, self._fatal)
+        checkpointer = self.storage.make_checkpointer(
+            self._pool, loop.call_soon_threadsafe, self.keeper.on_durable, self._fatal
         )
+        self.keeper.attach(checkpointer)
         self.feed = EventFeed(node_id=config.id, wall_ms=wall_ms)
-        self.transfers = Registry(now=time.monotonic, wall_ms=wall_ms, emit=self._transfer_event)
+        self.transfers = NodeTransfers(
+            config=config,
+            disk=disk,
+            storage=self.storage,
+            checkpointer=checkpointer,
+            registry=Registry(now=time.monotonic, wall_ms=wall_ms, emit=self._transfer_event),
+            loop=loop,
+        )
         self.host = self._make_host(loop)
         self.service = NodeService(self.host)
         self.machine.on_event(lambda event: self.feed.signal())
         self.replica.on_role_change = self._role_changed
+        self.transfers.start()
         await self.replica.start()
         self.api: ApiRunner = await serve(
             self.service,
@@ -87,6 +98,7 @@ class NodeRuntime:
             allowed_hosts=self._allowed_hosts(),
         )
         self.metrics.sample_with(self._sample)
+        self.metrics.sample_with(self.transfers.sample)
         jobs = (self._tick_when_due(), self._catch_up(), self.keeper.run())
         self._tasks = [loop.create_task(job) for job in jobs]
         log.info("node.started", http=self.api.url, incarnation=identity.incarnation)
@@ -152,7 +164,7 @@ class NodeRuntime:
             forwarder=forwarder,
             metrics=self.metrics,
             feed=self.feed,
-            transfers=self.transfers,
+            transfers=self.transfers.registry,
         )
 
     def _allowed_hosts(self) -> list[str]:
@@ -180,10 +192,7 @@ class NodeRuntime:
 
     def _transfer_event(self, event_type: str, facts: dict[str, Any]) -> None:
         """From transfer threads."""
-        self._loop_call(lambda: self.feed.add_own(event_type, **facts))
-
-    def _loop_call(self, function: Callable[[], None]) -> None:
-        self.host.replica._loop.call_soon_threadsafe(function)  # type: ignore[union-attr]
+        self._loop.call_soon_threadsafe(lambda: self.feed.add_own(event_type, **facts))
 
     async def _tick_when_due(self) -> None:
         """The leader proposes a tick when something is due and no other command brings the time along."""
@@ -224,8 +233,11 @@ class NodeRuntime:
         metrics.set("batch_queue_operations", len(self.host.pipeline.batcher))
         metrics.set("batch_queue_bytes", self.host.pipeline.batcher.queued_bytes)
 
-    async def _install(self, base: Any, source: str) -> Any:
-        raise NotImplementedError
+    async def _install(self, base: Base, source: str) -> Base:
+        """Consensus asks for a state that the journals no longer lead to."""
+        installed = await self.transfers.install(base, source)
+        self.feed.signal()
+        return installed
 
     def _fatal(self, error: BaseException) -> None:
         log.error("node.fatal", error=error)
@@ -240,6 +252,7 @@ class NodeRuntime:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self.feed.close()
         await self.replica.stop()
+        self.transfers.stop()
         await self.api.stop()
         await self.host.forwarder.close()
         await self.service.close()

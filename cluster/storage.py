@@ -62,6 +62,12 @@ class NodeStorage:
         if self.stored.held is not None:
             self.machine.restore(self.stored.held)
 
+    def term_at(self, index: int) -> int:
+        """Term of an entry; 0 where the journal no longer tells. The entry before a checkpoint's is information only:
+        with a journal of few entries it may be gone as soon as the one after it is applied.
+        """
+        return self.journal.term_at(index) or 0
+
     def make_checkpointer(
         self,
         pool: Executor,
@@ -73,7 +79,7 @@ class NodeStorage:
         return Checkpointer(
             machine=self.machine,
             storage=self.stored,
-            term_at=self.journal.term_at,
+            term_at=self.term_at,
             submit=pool.submit,
             post=post,
             monotonic_ms=monotonic_ms,

@@ -65,6 +65,7 @@ class StateMachine:
     ) -> None:
         """`spare_bytes` of the disk are left to journal, checkpoint and undo log when room is judged."""
         self._spare_bytes = spare_bytes
+        self._listener: Callable[[Event], None] | None = None
         self._posted: deque[Task] = deque()
         self.hasher = Hasher(submit, post or self._posted.append, self._root_known)
         self._take_over(Registry(heaps, undo, limits or Limits()))
@@ -176,6 +177,7 @@ class StateMachine:
 
     def _take_over(self, registry: Registry) -> None:
         self.registry = registry
+        registry.events.listener = self._listener
         self.applier = Applier(registry, self.hasher.add)
         self.reader = Reader(registry)
         heaps = registry.heaps
@@ -248,5 +250,6 @@ class StateMachine:
         return self.registry.events.seq
 
     def on_event(self, listener: Callable[[Event], None] | None) -> None:
-        """Called for every event while it is applied; must not raise or block."""
+        """Called for every event while it is applied, after an install too; must not raise or block."""
+        self._listener = listener
         self.registry.events.listener = listener
