@@ -4,9 +4,9 @@ import asyncio
 import random
 import time
 
+import lastgood
 import pytest
 
-import lastgood
 from chaos.arena import Arena
 from chaos.door import Door
 from chaos.fabric import Fabric
