@@ -193,6 +193,7 @@ class BulkClient:
                 self._verify.put(None)
             for thread in threads:
                 thread.join()
+        self._publish()
         if self._error is not None:
             raise self._error
         manifest = self._core.manifest
@@ -214,7 +215,6 @@ class BulkClient:
 
     def finished(self, state: str) -> None:
         """Says how it ended, once the image is installed (or not)."""
-        self._publish()
         self.tracked.finish(state)
         self._registry.event("transfer.finished", self.tracked)
 

@@ -144,6 +144,9 @@ class BulkServer:
                 connection.run()
         except (OSError, Damaged) as error:
             log.info("transfer.connection_ended peer=%s reason=%s", address, error)
+        except Exception:
+            # Serving others must not take this node down: the receiver sees a closed connection and asks another peer.
+            log.exception("transfer.serving_failed peer=%s", address)
         finally:
             with self._lock:
                 self._wires.discard(wire)

@@ -70,7 +70,7 @@ class StateWire(msgspec.Struct, array_like=True, frozen=True):
     stages: list[tuple[str, StageImage]]
 
 
-_encode: Final = msgspec.msgpack.Encoder(order="sorted").encode
+_encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(StateWire).decode
 
 
