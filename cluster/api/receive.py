@@ -105,6 +105,15 @@ async def read_body(request: web.BaseRequest, limit: int, budget: BodyBudget, id
     if declared is not None and declared > limit:
         raise ProblemError("too_large", f"the body has {declared} bytes, at most {limit}")
     await _answer_expect(request)
+    content = request.content
+    if content.is_eof() and content.exception() is None and content.total_bytes == declared:
+        # A small body came along with its head: no timer and no wake-up for it.
+        budget.take(declared)
+        try:
+            return content.read_nowait()
+        except BaseException:
+            budget.give_back(declared)
+            raise
     chunks: list[bytes] = []
     total = 0
     try:
