@@ -79,6 +79,7 @@ class Fetcher:
         self._new_id = new_id
         self._stopping = threading.Event()
         self._client: BulkClient | None = None
+        self._active = False
         self._landing = Landing(heaps=heaps, progress=ProgressFile(disk, folder), on_loop=calls)
         if self._landing.exists:
             self._landing.open()
@@ -90,10 +91,13 @@ class Fetcher:
 
         Tries for ever. Raises only what must stop the process (FailStop, InvariantViolation, OSError of the own disk).
         """
+        invariant(not self._active, "one install at a time", index=want.index)
+        self._active = True
         loop = asyncio.get_running_loop()
         done: asyncio.Future[Base] = loop.create_future()
 
         def settle(base: Base | None, error: BaseException | None) -> None:
+            self._active = False
             if done.cancelled():
                 return
             if error is not None:
@@ -128,7 +132,7 @@ class Fetcher:
 
     def drop_leftovers(self) -> None:
         """Lets go what an unfinished install left: this node has caught up without it. Loop thread."""
-        if self._client is None and self._landing.exists:
+        if not self._active and self._landing.exists:
             self._landing.discard()
 
     def freeze_local(self) -> FrozenLocal:

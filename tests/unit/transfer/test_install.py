@@ -7,6 +7,7 @@ import random
 import time
 
 import pytest
+
 from cluster.consensus.seams import Base
 from cluster.transfer.bulk_client import Link, PeerAddress, TransferSettings
 from cluster.transfer.bulk_server import BulkServer
@@ -16,7 +17,7 @@ from cluster.transfer.loop_calls import LoopCalls
 from cluster.transfer.registry import Registry
 from cluster.transfer.source import StateSource
 from node.commands import CreateSpace, Tx
-from tests.unit.node.durable import DurableNode, Story, everything
+from tests.unit.node.durable import DurableNode, Story, everything, no_fault
 
 
 def same(found, expected):
@@ -45,8 +46,8 @@ class Sender:
 
 
 class Receiver:
-    def __init__(self, folder, calls, log=None):
-        self.node = DurableNode(str(folder), log if log is not None else [])
+    def __init__(self, folder, calls, log=None, fault=no_fault):
+        self.node = DurableNode(str(folder), log if log is not None else [], fault=fault)
         self.registry = new_registry()
         self.peers = []
         self.fetcher = Fetcher(
@@ -196,4 +197,44 @@ async def test_what_an_unfinished_install_left_is_let_go_when_the_log_was_enough
     again.fetcher.drop_leftovers()
     assert not again.fetcher._landing.exists
     same(again.node, first)
+    sender.server.stop()
+
+
+STEPS = ["frozen", "hashed", "heaps synced", "undo synced", "written leaf", "written space", "before commit",
+         "committed", "released"]  # fmt: skip
+
+
+class Cut(BaseException):
+    """The process is killed here."""
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_a_kill_at_any_step_of_the_commit_leaves_the_old_state_or_the_new(tmp_path, calls, step):
+    story = Story(21)
+    first = DurableNode(str(tmp_path / "first"), [])
+    play(story, first, 60)
+    old_log = list(first.log)
+    armed = []
+
+    def fault(name):
+        if armed and name == step:
+            raise Cut
+
+    receiver = Receiver(tmp_path / "second", calls, list(old_log), fault)
+    assert receiver.node.checkpoint()
+    play(story, first, 30)
+    sender = Sender(first, calls, tmp_path)
+    armed.append(True)
+    with pytest.raises(Cut):
+        await receiver.install(sender, 90)
+    receiver.node.close()
+    new = step in ("committed", "released")
+    again = Receiver(tmp_path / "second", calls, list(first.log) if new else list(old_log))
+    assert again.node.replayed == 0
+    same(again.node, first if new else DurableNode(str(tmp_path / "old"), list(old_log)))
+    if not new:
+        await again.install(sender, 90)
+        same(again.node, first)
+        assert sender.registry.rows()[0].done_bytes == 0, "a verified page was asked for twice"
+    await goes_on_alike(tmp_path, story, first, again.node)
     sender.server.stop()
