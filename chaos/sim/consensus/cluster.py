@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from chaos.sim.consensus.checker import Checker
 from chaos.sim.consensus.clients import Clients
@@ -45,8 +45,16 @@ class Cluster:
         self.network = Network(self.timeline, random.Random(rng.random()), self.names, old_data=scenario.old_data)
         self.processes = {name: Process(self, name, random.Random(rng.random())) for name in self.names}
         self.network.endpoints.update(self.processes)
+        self.network.watch = self._see
         self.nemesis = Nemesis(self, random.Random(rng.random()))
         self.clients = Clients(self, random.Random(rng.random()))
+
+    def _see(self, source: str, target: str, message: dict[str, Any]) -> None:
+        """A vote that leaves a node is a promise: one candidate in a term."""
+        if message["type"] == "response_vote":
+            self.checker.vote(source, message["term"], target)
+        elif message["type"] == "request_vote":
+            self.checker.vote(source, message["term"], source)
 
     def trace(self, line: str) -> None:
         text = f"{self.timeline.now:9.4f} {line}"

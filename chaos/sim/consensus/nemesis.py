@@ -111,7 +111,8 @@ class Nemesis:
         self.cluster.trace(f"{leader.name} reaches {friend} only in time")
         for name in names:
             if name not in (leader.name, friend):
-                self.cluster.network.delays[leader.name, name] = (0.2, 0.6)
+                self.cluster.network.delays[leader.name, name] = (0.1, 0.3)
+                self.cluster.network.delays[name, leader.name] = (0.4, 0.8)  # so they have what is not known committed
         leader.sync_s_max = 1.0
         self.cluster.timeline.after(self.rng.uniform(0.4, 1.2), self._tear, leader, friend)
 

@@ -11,22 +11,38 @@ from cluster.consensus.settings import ALL_FEATURES, Feature
 
 
 class Plant(NamedTuple):
-    """`mode` and `nodes`: where it is found soonest."""
+    """`mode`, `nodes` and `seeds`: where tests look. `aim`: faults instead of the usual mix, where it is rare."""
 
-    removed: Feature
+    text: str
     mode: str
     nodes: int
-    text: str
+    removed: Feature = Feature(0)
+    aim: dict[str, float] | None = None
+    seeds: str = "0:10"
 
+
+HALF_TOLD: Final = {"half-told": 3.0, "heal": 2.0, "slow": 0.5, "isolate-leader": 0.5}
+DEPOSED: Final = {"depose": 2.0, "heal": 2.0, "slow": 0.5, "reset": 0.5}
+LOST: Final = {"lose-disk": 1.0, "crash": 1.0, "crash-all": 0.5, "isolate": 1.0, "slow-disk": 0.5, "heal": 2.0}
 
 PLANTS: Final[dict[str, Plant]] = {
-    "no-barrier": Plant(Feature.BARRIER, "power", 3, "votes and acknowledgements leave before they are durable"),
-    "own-share": Plant(Feature.SELF_DURABLE, "power", 3, "the leader counts itself before its own disk has the entry"),
-    "truncate-on-match": Plant(Feature.LAZY_TRUNCATE, "net", 3, "an append that matches truncates what follows it"),
-    "old-terms": Plant(Feature.TERMS | Feature.EPOCHS, "zombie", 5, "acknowledgements of older terms count"),
-    "open-gate": Plant(Feature.INSTALL_GATE, "net", 3, "a snapshot is loaded before it is there"),
-    "vote-forgotten": Plant(Feature.VOTES, "kill", 3, "term and vote are not journalled"),
-    "stale-read": Plant(Feature.READ_ROUND, "net", 3, "reads are answered without asking a majority"),
+    "no-barrier": Plant("votes and acknowledgements leave before they are durable", "power", 3, Feature.BARRIER),
+    "own-share": Plant("the leader counts itself before its own disk has the entry", "power", 3, Feature.SELF_DURABLE),
+    "no-fsync": Plant("the disk says yes and forgets at a power cut", "power", 3),
+    "truncate-on-match": Plant(
+        "an append that matches truncates what follows it", "zombie", 5, Feature.LAZY_TRUNCATE, HALF_TOLD
+    ),
+    "old-terms": Plant(
+        "acknowledgements of older terms and connections count", "zombie", 5, Feature.TERMS | Feature.EPOCHS, DEPOSED
+    ),
+    "open-gate": Plant("a snapshot is loaded before it is there", "net", 3, Feature.INSTALL_GATE),
+    "vote-forgotten": Plant("term and vote are not journalled", "kill", 3, Feature.VOTES),
+    "stale-read": Plant("reads are answered without asking a majority", "net", 3, Feature.READ_ROUND),
+    "new-disk-votes": Plant(
+        "a node with an empty disk takes part under its old name", "power", 3, Feature.INCARNATIONS, LOST
+    ),
+    "cut-early": Plant("the journal is cut before the checkpoint is durable", "power", 3),
+    "volatile-install": Plant("an install is acknowledged before it is durable", "power", 3),
 }
 
 

@@ -18,7 +18,7 @@ from chaos.sim.consensus.clock import NodeClock
 from chaos.sim.consensus.journal import WatchedJournal
 from chaos.sim.consensus.machine import OPEN, Image, Machine, Vault, init_command
 from chaos.sim.consensus.plants import features_without
-from chaos.sim.disk import PowerCut, SimDisk
+from chaos.sim.disk import PowerCut, SimDisk, SimFile
 from cluster.consensus.core import ConsensusCore
 from cluster.consensus.seams import Base, Committed, Message, Outcome, Unknown
 from cluster.consensus.settings import CoreSettings
@@ -34,8 +34,21 @@ LANDED_S: Final = (0.0, 0.0, 0.02)  # from a fetched state being durable to the 
 JOURNAL: Final = "journal"
 
 
+class ForgetfulFile(SimFile):
+    """Planted bug "no-fsync": it says that all is durable, and nothing is."""
+
+    def fdatasync(self) -> None:
+        self._check()
+
+
 class Platter(SimDisk):
     """A disk under a process that may also just be killed."""
+
+    forgetful = False
+
+    def open(self, path: str, *, create: bool = False, exclusive: bool = False) -> SimFile:
+        file = super().open(path, create=create, exclusive=exclusive)
+        return ForgetfulFile(self, file.path, file._inode) if self.forgetful else file
 
     def killed(self) -> None:
         """The process is gone, the machine runs on: all that was written stays, in the cache at least."""
@@ -74,6 +87,7 @@ class Process:
         self.rng = rng
         self.vault = Vault()
         self.disk = Platter(rng.randrange(1 << 30))
+        self.disk.forgetful = cluster.scenario.plant == "no-fsync"
         self.incarnation = f"{name}.{rng.randrange(1 << 32):08x}"
         drift = cluster.scenario.clock_drift
         self.clock = NodeClock(cluster.timeline, origin_s=rng.uniform(0, 1000), rate=1 + rng.uniform(-drift, drift))
@@ -275,6 +289,8 @@ class Process:
         idle = not self._saving and self.machine.job_at is None
         if self.up and idle and self.machine.applied_index >= due and self.core.membership.may_checkpoint:
             self._saving = True
+            if self.cluster.scenario.plant == "cut-early":
+                self._run(self.core.checkpointed, self.machine.image.base)
             self.cluster.timeline.after(self.rng.choice(CHECKPOINT_S), self._saved, self.starts, self.machine.image)
 
     def _saved(self, life: int, image: Image) -> None:
@@ -303,8 +319,9 @@ class Process:
         if away or peer is self or image is None or image.index < base.index:
             self.cluster.timeline.after(0.3, self._pull, life, base, source, done)
             return
-        if self.vault.image is None or image.index > self.vault.image.index:
-            self.vault.image = image  # durable first; a crash right after this line leaves a journal that is behind
+        news = self.vault.image is None or image.index > self.vault.image.index
+        if news and self.cluster.scenario.plant != "volatile-install":
+            self.vault.image = image  # durable first; a crash after this line leaves a journal that is behind
         self.cluster.timeline.after(self.rng.choice(LANDED_S), self._landed, life, image, done)
 
     def _landed(self, life: int, image: Image, done: Callable[[Base], None]) -> None:

@@ -6,6 +6,8 @@ import random
 from dataclasses import dataclass, field
 from typing import Final
 
+from chaos.sim.consensus.plants import PLANTS
+
 MODES: Final = ("net", "zombie", "kill", "power")
 
 
@@ -70,6 +72,7 @@ def draw(mode: str, nodes: int, rng: random.Random, plant: str | None = None) ->
     for name in list(weights):
         if name != "heal":
             weights[name] = 0.0 if rng.random() < 0.2 else weights[name] * rng.uniform(0.3, 2.0)
+    aim = PLANTS[plant].aim if plant is not None else None
     return Scenario(
         mode=mode,
         nodes=nodes,
@@ -85,5 +88,5 @@ def draw(mode: str, nodes: int, rng: random.Random, plant: str | None = None) ->
         window_bytes=rng.choice([1000, 20_000, 4 << 20]),
         job_share=rng.choice([0.0, 0.02, 0.1]),
         clock_drift=rng.choice([0.0, 0.02, 0.05]),
-        weights=weights,
+        weights=aim or weights,
     )
