@@ -74,6 +74,7 @@ class Replica:
         self.on_fatal = on_fatal
         self.on_role_change: Callable[[], None] | None = None
         self.on_applied: Callable[[int], None] | None = None
+        self.on_sync: Callable[[float], None] = lambda seconds: None  # set before `start`
         self.core = ConsensusCore(config.settings(), journal, machine, self)
         self.core.on_role_change = self._role_changed
         if has_room is not None:
@@ -108,7 +109,7 @@ class Replica:
     async def start(self) -> None:
         """Listen, dial, vote. Raises OSError when the address can't be bound."""
         self._loop = asyncio.get_running_loop()
-        self._syncer = JournalSyncer(self.journal, self._loop, self._durable, self._fatal)
+        self._syncer = JournalSyncer(self.journal, self._loop, self._durable, self._fatal, self.on_sync)
         await self._network.start()
         self._turn()
         self._on_timer()

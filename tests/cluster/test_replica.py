@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import subprocess
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -13,6 +14,7 @@ import pytest
 
 from cluster.consensus.identity import load_or_create
 from cluster.consensus.replica import Committed, NoLeader, NotLeader, Replica, ReplicaConfig
+from cluster.tls import contexts
 from tests.unit.consensus.little_cluster import ListMachine
 from wal.disk import RealDisk
 from wal.journal import JournalConfig, RaftJournal
@@ -31,13 +33,18 @@ class Site:
     def __init__(self, folder: Any) -> None:
         self.folder, self.replicas, self.fatal = folder, {}, []
         self.ports: dict[str, int] = {}
+        self.tls: Callable[[str], Any] = lambda node_id: (None, None)
 
     async def start(self, node_id: str) -> Replica:
         disk = RealDisk()
         folder = str(self.folder / node_id)
         identity = load_or_create(disk, folder, cluster_id="test", node_id=node_id)
         peers = {other: ("127.0.0.1", self.ports.get(other, 1)) for other in ("a", "b", "c") if other != node_id}
-        config = ReplicaConfig(node_id, "test", identity.incarnation, ("127.0.0.1", self.ports.get(node_id, 0)), peers)
+        listen = ("127.0.0.1", self.ports.get(node_id, 0))
+        server_tls, client_tls = self.tls(node_id)
+        config = ReplicaConfig(
+            node_id, "test", identity.incarnation, listen, peers, server_tls=server_tls, client_tls=client_tls
+        )
         replica = Replica(
             config=config,
             journal=RaftJournal.open(disk, folder + "/journal", JOURNAL),
@@ -164,3 +171,44 @@ async def test_another_cluster_is_refused(site: Site, tmp_path: Any) -> None:
     await until(lambda: "this is cluster test, not elsewhere" in (replica.peers()[0].problem or ""))
     await replica.stop()
     replica.journal.close()
+
+
+def make_certificates(folder: Any, *names: str) -> None:
+    """A CA and a certificate for each name; the last one is signed by another CA."""
+
+    def openssl(*arguments: str) -> None:
+        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
+
+    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+    for ca in ("ca", "other"):
+        openssl("req", "-x509", *key, "-keyout", f"{ca}.key", "-out", f"{ca}.pem", "-subj", f"/CN={ca}", "-days", "2")
+    for name in names:
+        ca = "other" if name == names[-1] else "ca"
+        openssl("req", *key, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
+        signed_by = ("-CA", f"{ca}.pem", "-CAkey", f"{ca}.key", "-CAcreateserial")
+        openssl("x509", "-req", "-in", f"{name}.csr", *signed_by, "-out", f"{name}.pem", "-days", "2")
+
+
+async def test_mutual_tls_admits_the_node_that_the_certificate_names_and_no_other(tmp_path: Any) -> None:
+    make_certificates(tmp_path, "a", "b", "stranger")
+    shown = {"a": "a", "b": "b", "c": "b"}  # c shows b's certificate
+    site = Site(tmp_path / "site")
+
+    def tls(node_id: str) -> Any:
+        name = shown[node_id]
+        ca = str(tmp_path / "ca.pem")
+        return contexts(cert=str(tmp_path / f"{name}.pem"), key=str(tmp_path / f"{name}.key"), ca=ca)
+
+    site.tls = tls
+    for node_id in ("a", "b", "c"):
+        await site.start(node_id)
+    await until(lambda: any(replica.role == "leader" for replica in site.replicas.values()))
+    await until(lambda: "names b, not c" in str(site.replicas["c"].peers()[0].problem))
+    assert site.replicas["a"].peers()[0].reachable and not site.replicas["a"].peers()[1].reachable
+    await site.kill("c")
+    shown["c"] = "stranger"
+    stranger = await site.start("c")
+    await until(lambda: stranger.peers()[0].problem is not None)
+    await asyncio.sleep(0.5)
+    assert not any(status.reachable for status in stranger.peers())
+    await site.close()
