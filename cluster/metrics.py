@@ -1,12 +1,11 @@
 """Metrics of one node, cheap to update: plain numbers on the hot path, Prometheus families only when somebody asks.
 
-All names are there from the start. Never a label per space. Numbers are updated on the event loop; what threads add
-goes through `Flow`, which has a lock.
+All names are there from the start. Never a label per space. Everything happens on the event loop; what threads count is
+fetched by a sampler.
 """
 
 from __future__ import annotations
 
-import threading
 import time
 from bisect import bisect_left
 from collections import deque
@@ -26,7 +25,6 @@ LATENCY_BOUNDS_S: Final = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.0
 FSYNC_BOUNDS_S: Final = (0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0)
 BATCH_BOUNDS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 ROLLBACK_WINDOW_S: Final = 300
-SEND_RATE_WINDOW_S: Final = 10
 
 
 class Histogram:
@@ -81,25 +79,6 @@ class Window:
             self._entries.popleft()
 
 
-class Flow:
-    """Bytes that threads move: a total and the rate over the last seconds."""
-
-    def __init__(self, clock_s: Callable[[], float]) -> None:
-        self._lock = threading.Lock()
-        self._window = Window(SEND_RATE_WINDOW_S, clock_s)
-        self.total_bytes = 0
-
-    def add(self, count: int) -> None:
-        """Thread-safe. `count` bytes more."""
-        with self._lock:
-            self.total_bytes += count
-            self._window.add(count, 0)
-
-    def rate_bytes_per_s(self) -> float:
-        with self._lock:
-            return self._window.sums()[0] / SEND_RATE_WINDOW_S
-
-
 def resident_bytes() -> int:
     """Resident memory of this process; 0 where /proc is not there."""
     try:
@@ -121,7 +100,6 @@ GAUGES: Final[dict[str, str]] = {
     "checkpoint_index": "Log index of the newest durable checkpoint",
     "undo_bytes": "Bytes of the undo log that count towards its bound",
     "heap_bytes": "Bytes of the page heap on disk",
-    "heap_slots_used": "Page slots in use",
     "disk_free_bytes": "Room left on the data disk",
     "spaces": "Spaces",
     "snapshots": "Snapshots",
@@ -133,22 +111,12 @@ GAUGES: Final[dict[str, str]] = {
     "http_requests_open": "HTTP requests being answered",
     "event_streams": "Open server-sent event streams",
     "transfers_running": "Transfers that run now, both directions",
-    "event_loop_lag_seconds": "How late the event loop woke last time it was measured",
 }
 COUNTERS: Final[dict[str, str]] = {
-    "commands_applied": "Commands (Raft entries) applied",
-    "transactions_applied": "Transactions applied",
-    "transaction_bytes": "Bytes written by transactions",
-    "refusals_applied": "Operations that the log refused",
     "replays": "Requests answered from the idempotency table",
-    "snapshots_taken": "Snapshots taken",
-    "snapshots_expired": "Snapshots that expired",
     "checkpoints": "Checkpoints made durable",
     "journal_syncs": "Group fdatasyncs of the journal",
-    "journal_written_bytes": "Bytes written to the journal",
-    "elections": "Elections that this node started",
     "leader_changes": "Leader changes seen",
-    "pages_corrupt": "Pages whose digest did not match when read",
     "transfer_resent_bytes": "Bytes that a transfer asked for twice",
     "transfer_resumes": "Transfers that went on after a cut",
 }
@@ -175,12 +143,11 @@ class Metrics(Collector):
         self.snapshot_latency = {"ok": Histogram(SNAPSHOT_BOUNDS_S), "error": Histogram(SNAPSHOT_BOUNDS_S)}
         self.commit_latency = Histogram(LATENCY_BOUNDS_S)
         self.rollback_latency = Histogram(SNAPSHOT_BOUNDS_S)
-        self.read_index_latency = Histogram(LATENCY_BOUNDS_S)
         self.journal_fsync = Histogram(FSYNC_BOUNDS_S)
         self.batch_operations = Histogram(BATCH_BOUNDS)
         self.checkpoint_duration = Histogram(LATENCY_BOUNDS_S)
-        self.transfer_in = Flow(clock_s)
-        self.transfer_out = Flow(clock_s)
+        self.transfer_bytes = {"in": 0, "out": 0}
+        self.snapshot_send_rate = 0.0  # bytes/s that go out to other nodes
         self._rollbacks = Window(ROLLBACK_WINDOW_S, clock_s)
         self._memory_bytes = memory_bytes
         self._samplers: list[Callable[[Metrics], None]] = []
@@ -247,12 +214,11 @@ class Metrics(Collector):
             requests.add_metric([op, str(status)], count)
         yield requests
         moved = CounterMetricFamily("lastgood_transfer_bytes", "Bytes moved by transfers", labels=["direction"])
-        moved.add_metric(["in"], self.transfer_in.total_bytes)
-        moved.add_metric(["out"], self.transfer_out.total_bytes)
+        for direction, count in self.transfer_bytes.items():
+            moved.add_metric([direction], count)
         yield moved
         yield _plain("lastgood_commit_latency_seconds", "From propose to applied", self.commit_latency)
         yield _plain("lastgood_rollback_latency_seconds", "Rollbacks, propose to applied", self.rollback_latency)
-        yield _plain("lastgood_read_index_latency_seconds", "Rounds of ReadIndex", self.read_index_latency)
         yield _plain("lastgood_journal_fsync_seconds", "Group fdatasync of the journal", self.journal_fsync)
         yield _plain("lastgood_batch_operations", "Operations in one command", self.batch_operations)
         yield _plain("lastgood_checkpoint_seconds", "Checkpoints, freeze to durable", self.checkpoint_duration)
@@ -277,9 +243,7 @@ class Metrics(Collector):
             "raft_snap_save_failures", "Checkpoints that could not be made durable", value=self.raft_snap_save_failures
         )
         yield GaugeMetricFamily(
-            "snapshot_send_rate",
-            f"Bytes a second sent to other nodes, over {SEND_RATE_WINDOW_S} s",
-            value=self.transfer_out.rate_bytes_per_s(),
+            "snapshot_send_rate", "Bytes a second that go out to other nodes", value=self.snapshot_send_rate
         )
 
 

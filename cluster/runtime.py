@@ -17,6 +17,7 @@ from cluster.consensus.identity import Identity, load_or_create
 from cluster.consensus.replica import Replica, ReplicaConfig
 from cluster.consensus.seams import Base
 from cluster.datalock import DataLock
+from cluster.gauges import NodeGauges
 from cluster.keeper import CheckpointKeeper, seam_base
 from cluster.log import get_log
 from cluster.machine import ConsensusMachine
@@ -89,6 +90,7 @@ class NodeRuntime:
         self.service = NodeService(self.host)
         self.machine.on_event(lambda event: self.feed.signal())
         self.replica.on_role_change = self._role_changed
+        self.replica.on_sync = self.metrics.journal_fsync.observe
         self.transfers.start()
         await self.replica.start()
         self.api: ApiRunner = await serve(
@@ -98,6 +100,11 @@ class NodeRuntime:
             allowed_hosts=self._allowed_hosts(),
         )
         self.metrics.sample_with(self._sample)
+        self.metrics.sample_with(
+            NodeGauges(
+                replica=self.replica, machine=self.machine, journal=self.journal, disk=disk, folder=str(self._folder)
+            )
+        )
         self.metrics.sample_with(self.transfers.sample)
         jobs = (self._tick_when_due(), self._catch_up(), self.keeper.run())
         self._tasks = [loop.create_task(job) for job in jobs]
@@ -221,15 +228,6 @@ class NodeRuntime:
         log.info("node.ready", applied=self.machine.applied_index, leader=self.replica.leader)
 
     def _sample(self, metrics: Metrics) -> None:
-        replica, machine = self.replica, self.machine
-        metrics.set("applied_index", machine.applied_index)
-        metrics.set("commit_index", replica.commit_index)
-        metrics.set("raft_term", replica.term)
-        metrics.set("raft_is_leader", 1 if replica.role == "leader" else 0)
-        metrics.set("raft_peers_reachable", sum(1 for peer in replica.peers() if peer.reachable))
-        metrics.set("journal_bytes", self.journal.bytes_kept)
-        metrics.set("journal_first_index", self.journal.first_index)
-        metrics.set("spaces", len(machine.registry.by_name))
         metrics.set("batch_queue_operations", len(self.host.pipeline.batcher))
         metrics.set("batch_queue_bytes", self.host.pipeline.batcher.queued_bytes)
 

@@ -98,8 +98,9 @@ class NodeTransfers:
     def sample(self, metrics: Metrics) -> None:
         """Counters of the transfer threads, when somebody asks for metrics."""
         counters = self.registry.counters
-        metrics.transfer_in.total_bytes = counters.received_bytes
-        metrics.transfer_out.total_bytes = counters.sent_bytes
+        metrics.transfer_bytes["in"] = counters.received_bytes
+        metrics.transfer_bytes["out"] = counters.sent_bytes
+        metrics.snapshot_send_rate = self.registry.send_rate()
         metrics.counters["transfer_resent_bytes"] = counters.resent_bytes
         metrics.counters["transfer_resumes"] = counters.resumes
         running = [row for row in self.registry.rows() if row.state not in ("done", "failed")]

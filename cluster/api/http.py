@@ -117,6 +117,8 @@ class Api:
             return await self._events(request, asked)
         forwarded = FORWARDED_HEADER in request.headers
         answer = await self._ask(operation.id, asked, forwarded=forwarded)
+        if answer.replayed:
+            self._metrics.add("replays")
         if_range = request.headers.get("If-Range")
         if if_range is not None and getattr(asked, "range", None) is not None:
             answer = await self._apply_if_range(operation.id, asked, answer, if_range, forwarded=forwarded)

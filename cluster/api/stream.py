@@ -79,6 +79,7 @@ class StreamSession:
         transport: asyncio.Transport | None,
     ) -> None:
         self._service = service
+        self._metrics = metrics
         self._count = metrics.count_request
         self._socket = socket
         self._forwarded = forwarded
@@ -172,6 +173,8 @@ class StreamSession:
     def _reply(self, request: int, op: str, charge: int, answer: Answer) -> None:
         self._open -= 1
         self._count(op, answer.status)
+        if answer.replayed:
+            self._metrics.add("replays")
         body = answer.body
         size = ANSWER_BYTES_GUESS
         if charge:

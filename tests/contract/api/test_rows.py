@@ -242,6 +242,7 @@ async def test_a_replay_says_so(door):
         "PUT", "/v1/spaces/a/data?offset=0", data=b"x", headers={"Idempotency-Key": "k" * 128}
     )
     assert (status, headers["Idempotency-Replayed"]) == (200, "true")
+    assert door.metrics.counters["replays"] == 1
     assert door.service.last.idempotency_key == "k" * 128
 
 

@@ -68,12 +68,14 @@ def test_rollback_rate_is_of_the_last_five_minutes(metrics, clock):
     assert metrics.rollback_success_rate == 1
 
 
-def test_send_rate_is_of_the_last_seconds(metrics, clock):
-    metrics.transfer_out.add(50_000_000)
-    assert values(metrics)[("snapshot_send_rate", ())] == 5_000_000
-    clock.now += 20
+def test_what_transfers_count_is_fetched_when_asked(metrics):
+    def sample(asked):
+        asked.snapshot_send_rate = 5_000_000.0
+        asked.transfer_bytes["out"] = 50_000_000
+
+    metrics.sample_with(sample)
     found = values(metrics)
-    assert found[("snapshot_send_rate", ())] == 0
+    assert found[("snapshot_send_rate", ())] == 5_000_000
     assert found[("lastgood_transfer_bytes_total", (("direction", "out"),))] == 50_000_000
 
 
