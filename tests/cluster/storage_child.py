@@ -18,7 +18,7 @@ from wal.disk import RealDisk
 from wal.journal import JournalConfig, RaftJournal
 from wal.undo import UndoConfig
 
-JOURNAL = JournalConfig(bytes_max=4 << 20, segment_bytes=256 << 10, cache_bytes=1 << 20)
+JOURNAL = JournalConfig(bytes_max=1 << 20, segment_bytes=128 << 10, cache_bytes=256 << 10)
 UNDO = UndoConfig(segment_bytes=256 << 10)
 HEAP_OPTIONS = {"address_bytes": 1 << 30, "extent_bytes": 1 << 20}
 
