@@ -14,7 +14,7 @@ MIB = 1 << 20
 FILL_BYTES = 16 * MIB  # several journals of SMALL
 RATE = 8 * MIB  # bytes/s towards the follower, so that there is time to cut in the middle
 CUT_AT = (0.1, 0.5, 0.9)
-CUT_S = (0.7, 1.5)
+CUT_S = (1.6, 2.4)  # longer than the silence after which a receiver dials again
 INSTALL_WAIT_S = 60.0
 TWICE_BYTES_MAX = MIB
 
@@ -43,6 +43,7 @@ async def install_with_cuts(
             arena.faults += 1
             cuts += 1
             await asyncio.sleep(arena.rng.uniform(*CUT_S))
+            row = await incoming(arena, victim, known) or row
             await arena.heal()
             healed = time.monotonic()
             moved = await _moves_on(arena, victim, known, row["done_bytes"])
@@ -92,6 +93,8 @@ async def transfer_cut(arena: Arena) -> None:
         total_bytes += row["total_bytes"]
         if row["resent_bytes"] > cuts * TWICE_BYTES_MAX:
             arena.fail(f"{row['resent_bytes']:,} bytes sent twice after {cuts} cuts, at most 1 MiB a cut is allowed")
+        if row["resumes"] < cuts:
+            arena.fail(f"{cuts} cuts, but only {row['resumes']} resumes: some cut was not felt")
         if cuts < len(CUT_AT):
             arena.fail(f"only {cuts} of {len(CUT_AT)} cuts fell into the install")
         await arena.pause_between(0.5, 1.0)
