@@ -264,8 +264,6 @@ class ConsensusCore:
 
     def _on_append(self, peer: Peer, message: Message) -> None:
         about = Answering(message["seq"])
-        if not self.guards.lazy_truncate:
-            return self._to_engine(peer, message, about)
         entries = message["entries"]
         found = decide(self.journal, message["prevLogIdx"], message["prevLogTerm"], entries)
         if isinstance(found, Deliver):
@@ -273,6 +271,8 @@ class ConsensusCore:
                 self.stats["append_without_room"] += 1
                 return self.on_beat(peer, message)  # a follower without room stops acknowledging, and lives
             about.verified = found.verified
+            if not self.guards.lazy_truncate:  # planted bug: the engine cuts whatever follows prevLogIdx (S2)
+                return self._to_engine(peer, message, about)
             return self.deliver_append(peer, message, about, found.entries, found.verified, found.prev)
         about.hint = found.hint
         return self._to_engine(peer, message | {"commit_index": 0}, about)
