@@ -16,10 +16,13 @@ from typing import Final
 from zlib import crc32
 
 from wal.checks import FailStop, invariant
-from wal.disk import Buffer, Disk, File
+from wal.disk import Buffer, Disk
 from wal.entries import Entry, RecentEntries, Runs, Segment
 from wal.frame import HEAD_BYTES, SEGMENT_HEADER_BYTES, Kind, Purpose, SegmentHead, pack_head, read_payload
+from wal.group_sync import GroupSync, SyncMark, Write
 from wal.segments import SegmentFolder, TornTail
+
+__all__ = ["Entry", "JournalConfig", "RaftJournal", "Recovered", "SyncMark"]
 
 INDEX_TERM: Final = Struct(">QQ")
 INDEX: Final = Struct(">Q")
@@ -52,28 +55,6 @@ class JournalConfig:
         if self.segment_bytes is not None:
             return self.segment_bytes
         return min(SEGMENT_BYTES_DEFAULT, max(SEGMENT_BYTES_MIN, self.bytes_max // 4))
-
-
-@dataclass
-class Write:
-    """Bytes for one segment, from `offset` on. `create` is the header of a segment that does not exist yet."""
-
-    segment: Segment
-    offset: int
-    parts: list[Buffer]
-    create: SegmentHead | None = None
-
-
-@dataclass
-class SyncMark:
-    """What one `sync` makes durable: all records up to `lsn`. `dropped` segments may go after that."""
-
-    number: int
-    lsn: int
-    seq: int
-    nbytes: int
-    writes: list[Write]
-    dropped: list[Segment]
 
 
 @dataclass(frozen=True)
@@ -116,8 +97,7 @@ class RaftJournal:
         self._dropped: list[Segment] = []
         self._creates_queued = 0
         self._marks_made = 0
-        self._marks_synced = 0
-        self._failed: str | None = None
+        self._group = GroupSync(folder)
         self._reread: Entry | None = None  # the last entry read from disk
 
     @classmethod
@@ -456,37 +436,11 @@ class RaftJournal:
 
     def sync(self, mark: SyncMark) -> None:
         """Writes and fdatasyncs `mark`. Worker thread, one at a time, in order. FailStop if the disk fails."""
-        if self._failed is not None:
-            raise FailStop("the journal has failed before", first=self._failed)
-        invariant(mark.number == self._marks_synced + 1, "marks are synced in order", number=mark.number)
-        try:
-            self._write_out(mark.writes)
-            for segment in mark.dropped:
-                self._folder.drop(segment.segment_id)
-            self._folder.prepare_spare()
-        except OSError as error:
-            # No second attempt: tests/unit/wal/test_journal_faults.py::test_failed_fsync_stops_for_ever
-            self._failed = str(error)
-            raise FailStop("the journal cannot be made durable", error=str(error), lsn=mark.lsn) from error
-        self._marks_synced = mark.number
-
-    def _write_out(self, writes: list[Write]) -> None:
-        dirty: File | None = None
-        for write in writes:
-            segment = write.segment
-            if write.create is not None:
-                if dirty is not None:
-                    dirty.fdatasync()  # a segment is whole before the next one exists
-                segment.file = self._folder.create(write.create, segment.capacity)
-            if write.parts and segment.file is not None:
-                dirty = segment.file
-                dirty.pwrite(b"".join(write.parts), write.offset)
-        if dirty is not None:
-            dirty.fdatasync()
+        self._group.sync(mark)
 
     def synced(self, mark: SyncMark) -> None:
         """All up to `mark` is durable. Loop thread, after `sync(mark)` returned."""
-        invariant(mark.number <= self._marks_synced, "only what was synced is durable", number=mark.number)
+        invariant(mark.number <= self._group.marks_synced, "only what was synced is durable", number=mark.number)
         self.durable_lsn = max(self.durable_lsn, mark.lsn)
         self.durable_seq = max(self.durable_seq, mark.seq)
         self._creates_queued -= sum(write.create is not None for write in mark.writes)
@@ -506,7 +460,7 @@ class RaftJournal:
 
     def close(self) -> None:
         """Makes all durable, says so in a last record (a rotten tail then is not taken for a torn one), and closes."""
-        if self._failed is None:
+        if self._group.failed is None:
             self.sync_now()
             if self.lsn:
                 self._record(Kind.MARK, b"")

@@ -102,7 +102,7 @@ def test_a_journal_that_does_not_sync_is_found_out():
         disk = SimDisk(seed)
         story = Story(seed, disk, [Twin()])
         journal = RaftJournal.open(disk, "/j", SMALL)
-        journal._write_out = lambda writes: [  # type: ignore[method-assign]
+        journal._group._write_out = lambda writes: [  # type: ignore[method-assign]
             write.segment.file.pwrite(b"".join(write.parts), write.offset) for write in writes if write.segment.file
         ]
         for _ in range(10):
