@@ -191,7 +191,7 @@ class Heap:
 
     def retain(self, slots: U32) -> None:
         """One more reference to each of `slots` (repeats count each time)."""
-        np.add.at(self.refs, slots, ONE)
+        np.add.at(self.refs, slots.astype(np.intp), ONE)
 
     def settle(self) -> None:
         """Takes the references of dead leaves away and frees the slots that nobody refers to any more."""
@@ -202,7 +202,7 @@ class Heap:
             blocks.append(self.released.popleft())
         slots = np.frombuffer(b"".join(blocks), np.uint32).reshape(len(blocks), -1)[:, SLOT_COLUMNS].ravel()
         slots = slots[slots != 0]
-        np.subtract.at(self.refs, slots, ONE)
+        np.subtract.at(self.refs, slots.astype(np.intp), ONE)
         dead = slots[self.refs[slots] == 0]
         if len(dead):
             self._add_free(np.unique(dead))

@@ -31,6 +31,8 @@ _MARKS_AT: Final = 12 * LEAF_PAGES
 FROZEN: Final = 0  # owner of a leaf that nobody may write
 _generations = count(1)
 NO_ENTRIES: Final = bytes(BLOCK_BYTES)
+BATCH_LEAVES: Final = 16  # looked at together: so little memory that the allocator has it at hand
+_NO_VERSIONS: Final = bytes(_SLOTS_AT)
 
 
 class Leaf:
@@ -187,22 +189,33 @@ def changed_pages(left: Leaves, right: Leaves) -> tuple[list[int], Bools]:
     A shared leaf object can't differ; that is only a short cut: the answer depends on versions alone.
     """
     numbers = sorted(n for n in left.keys() | right.keys() if left.get(n) is not right.get(n))
-    if not numbers:
-        return [], np.zeros((0, LEAF_PAGES), np.bool_)
-    differ = versions_in(blocks_of(left, numbers)) != versions_in(blocks_of(right, numbers))
+    differ = np.zeros((len(numbers), LEAF_PAGES), np.bool_)
+    for start in range(0, len(numbers), BATCH_LEAVES):
+        batch = numbers[start : start + BATCH_LEAVES]
+        differ[start : start + BATCH_LEAVES] = _versions_of(left, batch) != _versions_of(right, batch)
     return numbers, differ
 
 
+def _versions_of(leaves: Leaves, numbers: list[int]) -> U64:
+    joined = b"".join([leaves[n].version_of if n in leaves else _NO_VERSIONS for n in numbers])
+    return np.frombuffer(joined, np.uint64).reshape(-1, LEAF_PAGES)
+
+
 def stamp_versions(table: Table, numbers: list[int], differ: Bools, version: int) -> int:
-    """Gives the marked pages of `table` that version (after a rollback). How many they were."""
-    total = 0
-    hits = differ.any(axis=1)
-    for row in np.flatnonzero(hits).tolist():
-        leaf = table.own(numbers[row])
-        pages = differ[row]
-        leaf.versions[pages] = version
-        total += int(np.count_nonzero(pages))
-    return total
+    """Gives the marked pages of `table` that version (after a rollback). How many they were.
+
+    Leaves are copied in batches: a rollback of a gibibyte stamps a thousand of them.
+    """
+    rows = np.flatnonzero(differ.any(axis=1)).tolist()
+    for start in range(0, len(rows), BATCH_LEAVES):
+        batch = rows[start : start + BATCH_LEAVES]
+        hit = [numbers[row] for row in batch]
+        blocks = blocks_of(table.leaves, hit).copy()
+        versions_in(blocks)[differ[batch]] = version
+        table.heap.retain(slots_in(blocks).ravel())
+        for number, block in zip(hit, blocks, strict=True):
+            table.leaves[number] = Leaf(table.heap, bytearray(block), table.generation)
+    return int(np.count_nonzero(differ))
 
 
 def ranges_of(numbers: list[int], differ: Bools) -> list[tuple[int, int]]:

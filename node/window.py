@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import heapq
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
+from itertools import accumulate
 from typing import Final, NamedTuple, Protocol
 
 from node.settings import Limits
@@ -19,6 +20,7 @@ from wal.checks import invariant
 
 CHUNK_BYTES: Final = 4 << 20  # longest piece of a blob that the undo log is given at once
 TRIM_RECORDS: Final = 4_096
+FEW_RECORDS: Final = 8  # dropping so many or fewer is the usual case
 
 
 class RecordLog(Protocol):
@@ -99,6 +101,19 @@ class UndoWindow:
             del column[: self.head]
         self.head = 0
 
+    def excess(self, bytes_max: int, records_max: int) -> int:
+        """How many of the oldest records must go so that the bounds hold; the newest stays."""
+        most = len(self) - 1
+        must = max(0, min(most, len(self) - records_max))
+        over = self.bytes - bytes_max
+        gone = 0
+        for many in range(1, min(FEW_RECORDS, most) + 1):
+            if gone >= over:
+                return max(must, many - 1)
+            gone += self.counted[self.head + many - 1]
+        sums = list(accumulate(self.counted[self.head : self.head + most]))
+        return max(must, min(most, bisect_left(sums, over) + 1)) if over > 0 else must
+
     def lvc_of_seq(self, seq: int) -> int:
         """LVC of the record that holds `seq`, or of the oldest one when `seq` is older."""
         at = bisect_right(self.seqs, seq, self.head) - 1
@@ -155,21 +170,23 @@ class UndoBook:
         self._part_live += 1
         window.bytes += counted
         self.bytes += counted
-        while len(window) > 1 and (window.bytes > bytes_max or len(window) > self.limits.undo_records_max):
-            self._evict(window)
+        if window.bytes > bytes_max or len(window) > self.limits.undo_records_max:
+            self._evict(window, window.excess(bytes_max, self.limits.undo_records_max))
         if self.bytes > self.limits.undo_bytes_total:
             self._evict_globally(key)
 
-    def _evict(self, window: UndoWindow) -> None:
-        head = window.head
-        counted = window.counted[head]
+    def _evict(self, window: UndoWindow, records: int) -> None:
+        """Drops the oldest `records` of a window."""
+        head, stop = window.head, window.head + records
+        counted = sum(window.counted[head:stop])
         window.bytes -= counted
         self.bytes -= counted
+        window.head = stop
+        window.first_lvc += records
         if window.held:
-            window.held.pop(window.first_lvc, None)
-        self._unuse(window.blobs[head])
-        window.head = head + 1
-        window.first_lvc += 1
+            for lvc in [lvc for lvc in window.held if lvc < window.first_lvc]:
+                del window.held[lvc]
+        self._unuse_all(window.blobs[head:stop])
         if window.head >= TRIM_RECORDS and window.head * 2 > len(window.keys):
             window.trim()
 
@@ -187,7 +204,7 @@ class UndoBook:
                 continue
             if key == newest_key:
                 return
-            self._evict(window)
+            self._evict(window, 1)
             self._cut_windows.add(uid)
             if len(window):
                 heapq.heapreplace(heap, (window.keys[window.head], uid))
@@ -198,15 +215,23 @@ class UndoBook:
         """Forgets a space's window."""
         window = self.windows.pop(uid)
         self.bytes -= window.bytes
-        for at in range(window.head, len(window.keys)):
-            self._unuse(window.blobs[at])
+        self._unuse_all(window.blobs[window.head :])
 
-    def _unuse(self, blob_no: int) -> None:
+    def _unuse_all(self, blobs: array[int]) -> None:
+        """One record less for each mention; records of one blob lie side by side."""
+        at = 0
+        while at < len(blobs):
+            number = blobs[at]
+            stop = bisect_right(blobs, number, at)
+            self._unuse(number, stop - at)
+            at = stop
+
+    def _unuse(self, blob_no: int, many: int) -> None:
         if blob_no == self._blob_no:
-            self._part_live -= 1
+            self._part_live -= many
             return
         blob = self.blobs[blob_no]
-        blob.live -= 1
+        blob.live -= many
         if blob.live == 0:
             del self.blobs[blob_no]
             if blob_no in self._new_blobs:
