@@ -77,6 +77,8 @@ class Client:
 
                 return uvloop.run(whole())
             return asyncio.run(whole())
+        except BrokenPipeError:
+            raise  # the reader of our output has gone; click ends quietly
         except (lastgood.LastgoodError, OSError) as error:
             raise failure(error, as_json=self.out.as_json) from None
 

@@ -6,7 +6,7 @@ import base64
 import contextlib
 import os
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -82,11 +82,13 @@ def read(
         handle = await store.space(space)
         with _sink(client, output) as sink:
             count = 0
-            async for piece in _pieces(handle, offset, length, ref, at_lvc):
-                count += len(piece)
-                if client.out.as_json and output is None and count > _JSON_BYTES_MAX:
-                    raise click.UsageError(f"more than {_JSON_BYTES_MAX} bytes: use -o FILE with --json")
-                sink.add(piece)
+            # Closed here, not by the garbage collector: it holds a pinned snapshot.
+            async with contextlib.aclosing(_pieces(handle, offset, length, ref, at_lvc)) as pieces:
+                async for piece in pieces:
+                    count += len(piece)
+                    if client.out.as_json and output is None and count > _JSON_BYTES_MAX:
+                        raise click.UsageError(f"more than {_JSON_BYTES_MAX} bytes: use -o FILE with --json")
+                    sink.add(piece)
             return {"space": space, "offset": offset, "length": count, "data": sink.base64()}
 
     done = client.run(work)
@@ -98,7 +100,7 @@ def read(
 
 async def _pieces(
     handle: lastgood.Space, offset: int, length: int | None, ref: str | None, at_lvc: int | None
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     """Short reads and those at an LVC at once, long ones through a snapshot."""
     if at_lvc is not None:
         yield await handle.read(offset, length, at_lvc=at_lvc)

@@ -375,8 +375,8 @@ class Calls:
     def _expire(self, call: Call) -> None:
         self._settle(call, call.refusal or Unavailable(f"no answer to {call.op} before the deadline"))
 
-    def fail_unsent(self, reason: str) -> None:
-        """No node can be reached: ends every waiting call that surely left no effect; the others go on."""
+    def fail_unsent(self, error: LastgoodError) -> None:
+        """No node can be reached, or none lets us in: ends every call that surely left no effect."""
         waiting = [*self.queue, *self._seatless, *self._later]
         self.queue.clear()
         self._queued_bytes = 0
@@ -386,7 +386,7 @@ class Calls:
             if call.maybe and not call.slot.done() and not isinstance(call.slot, _SessionSlot):
                 kept.append(call)
             else:
-                self._settle(call, Unavailable(reason))
+                self._settle(call, error)
         for call in reversed(kept):
             self._requeue(call)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from asyncio import Future
+from asyncio import Future, ensure_future
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
@@ -133,7 +133,7 @@ class Space:
         args = PostTx(space=self.name, writes=ranges, size=size, if_=condition, epoch=self.epoch, tx_id=tx_id)
         estimate = total + 32 * (len(ranges) + len(if_pages or ())) + _CALL_BYTES
         if estimate > STREAM_BYTES_MAX:
-            return self._tx_by_http(args)
+            return ensure_future(self._tx_by_http(args))  # starts at once too
         return self._call("postTx", args, _WRITTEN, size=estimate, changing=True)
 
     async def _tx_by_http(self, args: PostTx) -> Written:
@@ -187,7 +187,7 @@ class Space:
             raise ValueError("name a snapshot or an LVC, not both")
         consistency = "stale" if stale else None
         if length is None or length > READ_BYTES_MAX:
-            return self._read_by_http(offset, length, at_lvc, snapshot, consistency)
+            return ensure_future(self._read_by_http(offset, length, at_lvc, snapshot, consistency))
         size = _CALL_BYTES
         if snapshot is not None:
             ref = snapshot_ref(snapshot)

@@ -224,8 +224,9 @@ class Store:
     ) -> AsyncIterator[Event]:
         """Events as they come, without end, resumed on another node when one is lost.
 
-        From now on, or after `after` (a `seq`; 0 = from the oldest kept). Raises Gone when some of the asked types
-        after that point are no longer kept, Unavailable when no node can be reached for `unreachable_s`.
+        From now on, or after `after` (a `seq`; 0 = from the oldest kept); without it, a break before the first
+        event can lose some. Raises Gone when some of the asked types after that point are no longer kept, Unavailable
+        when no node can be reached for `unreachable_s`.
         """
         if self._http is None:
             raise RuntimeError("open the client first: `async with lastgood.connect(...) as store`")

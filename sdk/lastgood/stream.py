@@ -18,6 +18,7 @@ import msgspec
 from lastgood.answers import ClusterStatus
 from lastgood.calls import Call, Calls, Decode, Limits
 from lastgood.endpoints import Endpoints
+from lastgood.errors import Unavailable, from_problem
 from lastgood.requests import Nothing, Request
 
 _MESSAGE_BYTES_MAX: Final = 64 * 1024 * 1024  # the server keeps to 4 MiB; only a bound on what we would buffer
@@ -172,23 +173,33 @@ class Stream:
         delay = self._timing.reconnect_min_s
         if left is not None and len(self._endpoints) == 1:
             return  # there is nowhere else to go
+        turned_away: list[aiohttp.WSServerHandshakeError] = []
         for _ in range(len(self._endpoints)):
-            if await self._connect(self._endpoints.current):
+            failure = await self._connect(self._endpoints.current)
+            if failure is None:
                 self._down_since = None
                 return
+            if isinstance(failure, aiohttp.WSServerHandshakeError) and failure.status in (401, 403):
+                turned_away.append(failure)
             self._endpoints.advance()
+        if len(turned_away) == len(self._endpoints):  # waiting would not help
+            code = "unauthorized" if turned_away[-1].status == 401 else "forbidden"
+            problem = {"code": code, "detail": f"the nodes turn this client away: {self._last_failure}"}
+            self._calls.fail_unsent(from_problem(turned_away[-1].status, problem, changing=False))
+            return
         now = self._now()
         if self._down_since is None:
             self._down_since = now
         down_s = now - self._down_since
         if down_s >= self._timing.unreachable_s:
             tried = ", ".join(self._endpoints.urls)
-            self._calls.fail_unsent(f"no node answered for {down_s:.1f} s, tried {tried} (last: {self._last_failure})")
+            reason = f"no node answered for {down_s:.1f} s, tried {tried} (last: {self._last_failure})"
+            self._calls.fail_unsent(Unavailable(reason))
         delay = min(self._timing.reconnect_max_s, delay + down_s / 4)
         await asyncio.sleep(delay * (0.5 + self._chance.random() / 2))
 
-    async def _connect(self, url: str) -> bool:
-        """Opens a link to `url` and makes it the current one; False if that does not work within `connect_s`."""
+    async def _connect(self, url: str) -> Exception | None:
+        """Opens a link to `url` and makes it the current one; what failed if that does not work within `connect_s`."""
         try:
             async with asyncio.timeout(self._timing.connect_s):
                 ws = await self._http.ws_connect(
@@ -200,7 +211,7 @@ class Stream:
                 )
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             self._last_failure = f"{url}: {error or type(error).__name__}"
-            return False
+            return error
         self._link_number += 1
         link = Link(self._link_number, url, ws, self._now())
         left, self._link = self._link, link
@@ -209,7 +220,7 @@ class Stream:
         if left is not None:
             self._close_if_left(left)
         self._ask_leader()
-        return True
+        return None
 
     # ------------------------------------------------------------ answers
 
@@ -298,6 +309,6 @@ class Stream:
             self._start(self._go_to(url), self._tasks)
 
     async def _go_to(self, url: str) -> None:
-        if await self._connect(url):
+        if await self._connect(url) is None:
             self._endpoints.prefer(url)
             self._wake()

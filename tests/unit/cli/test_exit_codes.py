@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
+import subprocess
+import sys
 
 import pytest
 
-from tests.unit.cli.conftest import Run
+from tests.unit.cli.conftest import ROOT, Run
 from tests.unit.sdk.fake_server import FakeCluster
 
 
@@ -72,3 +76,31 @@ def test_unknown_outcome_is_4(process: Run, cluster: FakeCluster) -> None:
     cluster.drop_writes = True
     done = process("write", "room", "--offset", 0, "-", "--timeout", "1.5", "--json", input=b"x")
     assert (done.code, done.json["error"]["code"]) == (4, "unknown_outcome")
+
+
+def start(url: str, *args: str) -> subprocess.Popen[bytes]:
+    env = dict(os.environ, LASTGOOD_ENDPOINTS=url, PYTHONPATH=os.pathsep.join([str(ROOT / "sdk"), str(ROOT)]))
+    command = [sys.executable, "-m", "cluster.cli.main", *args]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env)
+
+
+def test_watch_ends_well_with_ctrl_c(url: str, cluster: FakeCluster) -> None:
+    cluster.events = [{"seq": 1, "index": 1, "type": "t", "space": None, "at": None}]
+    with start(url, "watch", "--after", "0", "--json") as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert json.loads(process.stdout.readline())["seq"] == 1
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+        assert process.stderr.read() == b""
+
+
+def test_a_reader_that_goes_early_is_no_drama(url: str, run: Run, cluster: FakeCluster) -> None:
+    run("space", "create", "room")
+    run("write", "room", "--offset", "0", "-", input=bytes(3 << 20))
+    with start(url, "read", "room") as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.read(10)
+        process.stdout.close()
+        process.wait(20)
+        assert process.stderr.read() == b""
+    assert cluster.spaces["room"].snapshots == []  # the one that the read went through

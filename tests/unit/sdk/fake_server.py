@@ -89,6 +89,7 @@ class FakeCluster:
         self.drop_after = 0  # messages that are applied, then the connection breaks
         self.drop_writes = False  # every message with a write is applied, and its connection breaks
         self.mute: set[int] = set()  # nodes that take messages and never answer
+        self.turn_away = 0  # status with which new connections are refused
         self.leader = 0
         self.urls: list[str] = []
         self.events: list[dict[str, Any]] = []
@@ -381,7 +382,9 @@ class FakeNode:
         if self._runner is not None:
             await self._runner.cleanup()
 
-    async def _stream(self, request: web.Request) -> web.WebSocketResponse:
+    async def _stream(self, request: web.Request) -> web.StreamResponse:
+        if self.cluster.turn_away:
+            return web.Response(status=self.cluster.turn_away)
         ws = web.WebSocketResponse(max_msg_size=4 << 20, compress=False)
         await ws.prepare(request)
         self.connections.add(ws)

@@ -161,3 +161,14 @@ async def test_the_queue_is_bounded(nodes: list[FakeNode]) -> None:
             room.write(0, b"one too many")
         await asyncio.gather(*held)
         await room.write(0, b"there is room again")
+
+
+@pytest.mark.parametrize(("status", "kind"), [(401, lastgood.Unauthorized), (403, lastgood.Forbidden)])
+async def test_a_client_that_is_turned_away_hears_it_at_once(
+    store: lastgood.Store, cluster: FakeCluster, status: int, kind: type[lastgood.Refused]
+) -> None:
+    cluster.turn_away = status
+    with pytest.raises(kind, match="turn this client away"):
+        await store.space("a", create=True)
+    cluster.turn_away = 0
+    await store.space("a", create=True)
