@@ -23,6 +23,9 @@ class Scenario:
     gap_s_max: float | None = 10.0
 
 
+# Writes so large that journals roll over and a node that was away for some seconds has to install.
+PADDED = Shape(pad_bytes=12_288)
+
 # Small enough that checkpoints and compaction happen every few seconds.
 SMALL: Mapping[str, Any] = {
     "journal_bytes_max": 4 << 20,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from chaos.arena import Arena
-from chaos.scenarios.base import SMALL, Scenario
+from chaos.scenarios.base import PADDED, SMALL, Scenario
 
 CUT_S = (1.5, 3.0)  # longer than an election takes
 HEALED_S = (1.0, 2.0)
@@ -86,8 +86,8 @@ async def flapping(arena: Arena) -> None:
 
 
 SCENARIOS = (
-    Scenario("partition-leader", "cuts the leader off from all others", partition_leader, SMALL),
-    Scenario("partition-follower", "cuts a follower off from all others", partition_follower, SMALL),
-    Scenario("one-way", "cuts one direction only", one_way, SMALL),
-    Scenario("flapping", "cuts and heals every 200 ms, with resets", flapping, SMALL, gap_s_max=15.0),
+    Scenario("partition-leader", "cuts the leader off from all others", partition_leader, SMALL, PADDED),
+    Scenario("partition-follower", "cuts a follower off from all others", partition_follower, SMALL, PADDED),
+    Scenario("one-way", "cuts one direction only", one_way, SMALL, PADDED),
+    Scenario("flapping", "cuts and heals every 200 ms, with resets", flapping, SMALL, PADDED, gap_s_max=15.0),
 )

@@ -6,7 +6,7 @@ import asyncio
 import time
 
 from chaos.arena import Arena
-from chaos.scenarios.base import SMALL, Scenario
+from chaos.scenarios.base import PADDED, SMALL, Scenario
 
 DOWN_S = (0.3, 1.5)
 PAUSED_S = (2.0, 4.0)  # several election timeouts
@@ -71,7 +71,7 @@ async def kill_all(arena: Arena) -> None:
 
 
 SCENARIOS = (
-    Scenario("kill-leader", "SIGKILL to the leader, which starts again", kill_leader, SMALL),
-    Scenario("pause-leader", "SIGSTOP to the leader, longer than an election", pause_leader, SMALL),
-    Scenario("kill-all", "SIGKILL to all nodes at once", kill_all, SMALL, gap_s_max=None),
+    Scenario("kill-leader", "SIGKILL to the leader, which starts again", kill_leader, SMALL, PADDED),
+    Scenario("pause-leader", "SIGSTOP to the leader, longer than an election", pause_leader, SMALL, PADDED),
+    Scenario("kill-all", "SIGKILL to all nodes at once", kill_all, SMALL, PADDED, gap_s_max=None),
 )
