@@ -209,11 +209,21 @@ class ConsensusCore:
                 return peer.id
         return None
 
-    def on_alive(self, peer_id: str) -> None:
-        """Bytes of a large message came: not a word yet, but a sign of life of the leader."""
-        if self.engine.leader == peer_id:
+    def on_life(self, peer_id: str, in_message: bool) -> None:
+        """Bytes came from a peer. On a slow line with deep buffers a word may take seconds without anybody being dead.
+
+        `in_message`: they are part of a message that is not complete. From the leader that counts as hearing it; a ping
+        does not, for a leader that stepped down pings too. And the leader counts a follower that has not answered yet
+        because what it was sent is still on its way, for a bounded time.
+        """
+        peer = self.peers[peer_id]
+        if in_message and self.engine.leader == peer_id:
             self.prevote.leader_is_alive()
             self.engine.heard_from_leader()
+        elif peer.inflight_bytes and self.engine.is_leader and self.membership.counts(peer):
+            now = self.io.now()
+            if now - peer.progress_at < self.settings.unanswered_s:
+                self.engine.heard_from(peer.node, now)
 
     # ---------------------------------------------------------------- dispatch
     def _dispatch(self, peer: Peer, cid: int, message: Message) -> None:

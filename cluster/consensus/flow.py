@@ -77,7 +77,7 @@ class Flow:
             return self.beat(peer)
         entries = message["entries"]
         seq = peer.next_seq()
-        peer.on_its_way(seq, entries)
+        peer.on_its_way(seq, entries, core.io.now())
         if entries:
             peer.hi = entries[-1][1]
             self.entries_sent += len(entries)
@@ -112,7 +112,7 @@ class Flow:
             return
         if core.guards.terms and message["term"] != journal.term:
             return
-        peer.answered(message["echo"])
+        peer.answered(message["echo"], core.io.now())
         if message["success"]:
             self._on_success(peer, cid, message)
         elif message["reset"]:

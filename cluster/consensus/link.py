@@ -28,6 +28,8 @@ from cluster.consensus.seams import Message
 
 PING_S: Final = 0.1  # of silence on our side
 DEAD_S: Final = 1.5  # of silence on the other side
+LIFE_S: Final = 0.04  # at most so often the core is told of bytes that came
+UNSENT_BYTES_MAX: Final = 128 * 1024  # in the kernel, beyond what the line takes
 USER_TIMEOUT_MS: Final = 5000  # the kernel gives up what is not acknowledged for so long
 SOCKET_BYTES_MAX: Final = 128 * 1024  # handed to the socket; what is behind it waits here, so pings get between
 QUEUE_BYTES_MAX: Final = 64 * 1024 * 1024
@@ -41,6 +43,7 @@ class LinkEvents(Protocol):
     def on_open(self, link: Link) -> None: ...
     def on_hello(self, link: Link, hello: Hello) -> None: ...
     def on_message(self, link: Link, message: Message) -> None: ...
+    def on_life(self, link: Link, in_message: bool) -> None: ...
     def on_lost(self, link: Link, reason: str) -> None: ...
 
 
@@ -57,6 +60,7 @@ class Link(asyncio.Protocol):
         self.opened_at = now()
         self.heard_at = self.opened_at
         self._written_at = self.opened_at
+        self._told_at = self.opened_at
         self._transport: asyncio.Transport | None = None
         self._received = bytearray()
         self._assembly: bytearray | None = None
@@ -75,6 +79,7 @@ class Link(asyncio.Protocol):
             with suppress(OSError):
                 raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
+                raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES_MAX)
         self._events.on_open(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -105,6 +110,9 @@ class Link(asyncio.Protocol):
                 self._on_frame(kind, payload, more)
             if at:
                 del buffer[:at]
+            if self.peer is not None and self.heard_at - self._told_at >= LIFE_S:
+                self._told_at = self.heard_at
+                self._events.on_life(self, self._assembly is not None or len(buffer) >= HEAD.size)
         except BadFrame as error:
             self.close(f"bad frame: {error}")
 

@@ -18,6 +18,7 @@ log = get_log("cluster.consensus")
 CONNECT_S: Final = 1.0  # for a connection and its hello
 REDIAL_S: Final = 0.2  # at most, between two attempts
 WATCH_S: Final = 0.05
+OPENING_MAX: Final = 64  # connections without a hello; further ones are closed at once
 
 Address = tuple[str, int]
 
@@ -28,6 +29,7 @@ class NetworkEvents(Protocol):
     def on_connect(self, peer: str, cid: int, incarnation: str, members: Mapping[str, str] | None) -> None: ...
     def on_disconnect(self, peer: str, cid: int) -> None: ...
     def on_message(self, peer: str, cid: int, message: Message) -> None: ...
+    def on_life(self, peer: str, in_message: bool) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,9 @@ class Network:
 
     # ---------------------------------------------------------------- links
     def on_open(self, link: Link) -> None:
+        if len(self._opening) >= OPENING_MAX and link.dialled is None:
+            link.close("too many connections without a hello")
+            return
         self._opening.add(link)
         if link.dialled is not None:
             self._epoch += 1
@@ -214,6 +219,10 @@ class Network:
     def on_message(self, link: Link, message: Message) -> None:
         if link.peer is not None and self._links.get(link.peer) is link:
             self._events.on_message(link.peer, link.cid, message)
+
+    def on_life(self, link: Link, in_message: bool) -> None:
+        if link.peer is not None and self._links.get(link.peer) is link:
+            self._events.on_life(link.peer, in_message)
 
     def on_lost(self, link: Link, reason: str) -> None:
         self._opening.discard(link)

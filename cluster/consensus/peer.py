@@ -47,6 +47,7 @@ class Peer:
         "out",
         "ping_at",
         "probing",
+        "progress_at",
         "seq",
     )
 
@@ -76,6 +77,7 @@ class Peer:
         self.echo = 0  # highest sequence answered
         self.inflight: deque[tuple[int, int]] = deque()  # (seq, bytes) of appends without an answer
         self.inflight_bytes = 0
+        self.progress_at = -1e9  # when something was sent with nothing before it on the way, or an answer came
         self.probing = True  # where the logs meet is not known: one append at a time
         self.commit_sent = 0
         self.beat_at = -1e9
@@ -86,13 +88,16 @@ class Peer:
         self.seq += 1
         return self.seq
 
-    def on_its_way(self, seq: int, entries: list[Any]) -> None:
+    def on_its_way(self, seq: int, entries: list[Any], now: float) -> None:
+        if not self.inflight_bytes:
+            self.progress_at = now
         size = sum(len(entry[0]) for entry in entries)
         self.inflight.append((seq, size))
         self.inflight_bytes += size
 
-    def answered(self, seq: int) -> None:
+    def answered(self, seq: int, now: float) -> None:
         """Everything up to `seq` has an answer: the connection is first in, first out."""
+        self.progress_at = now
         self.echo = max(self.echo, seq)
         while self.inflight and self.inflight[0][0] <= seq:
             self.inflight_bytes -= self.inflight.popleft()[1]

@@ -315,6 +315,9 @@ class Replica:
         self._guard(self.core.on_raw, peer, cid, message)
         self._after()
 
+    def on_life(self, peer: str, in_message: bool) -> None:
+        self._guard(self.core.on_life, peer, in_message)
+
     # ---------------------------------------------------------------- the loop
     def _after(self) -> None:
         """Sync what is new at once, tick in the loop's next turn: what else arrived is delivered first."""

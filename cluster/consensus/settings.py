@@ -67,6 +67,7 @@ class CoreSettings:
     election_max_s: float = 0.8
     fallback_s: float = 1.4  # a leader that no majority answers for this long steps down
     hurry_s: float = 0.12  # election timer, at most, once the leader's connection was seen to close
+    unanswered_s: float = 10.0  # a follower that lives may take this long to answer what is on its way to it
     message_bytes: int = MIB  # entries of one append, unless a single entry is larger
     window_bytes: int = 4 * MIB  # entries on their way to one follower and not yet answered
     command_bytes_max: int = COMMAND_BYTES_MAX

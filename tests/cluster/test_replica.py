@@ -33,13 +33,15 @@ class Site:
     def __init__(self, folder: Any) -> None:
         self.folder, self.replicas, self.fatal = folder, {}, []
         self.ports: dict[str, int] = {}
+        self.seen_by: dict[str, dict[str, int]] = {}  # node -> where it is told that others are
         self.tls: Callable[[str], Any] = lambda node_id: (None, None)
 
     async def start(self, node_id: str) -> Replica:
         disk = RealDisk()
         folder = str(self.folder / node_id)
         identity = load_or_create(disk, folder, cluster_id="test", node_id=node_id)
-        peers = {other: ("127.0.0.1", self.ports.get(other, 1)) for other in ("a", "b", "c") if other != node_id}
+        seen = self.ports | self.seen_by.get(node_id, {})
+        peers = {other: ("127.0.0.1", seen.get(other, 1)) for other in ("a", "b", "c") if other != node_id}
         listen = ("127.0.0.1", self.ports.get(node_id, 0))
         server_tls, client_tls = self.tls(node_id)
         config = ReplicaConfig(
@@ -88,7 +90,7 @@ async def until(condition: Callable[[], Any], seconds: float = 10.0) -> None:
 async def propose(replica: Replica, command: bytes) -> Any:
     answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     replica.propose(command, answer.set_result)
-    return await asyncio.wait_for(answer, 5)
+    return await asyncio.wait_for(answer, 15)
 
 
 @pytest.fixture
@@ -212,3 +214,55 @@ async def test_mutual_tls_admits_the_node_that_the_certificate_names_and_no_othe
     await asyncio.sleep(0.5)
     assert not any(status.reachable for status in stranger.peers())
     await site.close()
+
+
+class SlowLine:
+    """A proxy that passes `rate` bytes a second each way."""
+
+    def __init__(self, target: int, rate: int) -> None:
+        self.target, self.rate = target, rate
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> int:
+        self.server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        return int(self.server.sockets[0].getsockname()[1])
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", self.target)
+        for source, sink in ((reader, back), (there, writer)):
+            task = asyncio.get_running_loop().create_task(self._pass(source, sink))
+            self.tasks.add(task)
+
+    async def _pass(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        with suppress(OSError, asyncio.CancelledError):
+            while piece := await source.read(max(1, self.rate // 50)):
+                sink.write(piece)
+                await sink.drain()
+                await asyncio.sleep(len(piece) / self.rate)
+        sink.close()
+
+    async def stop(self) -> None:
+        self.server.close()
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        await asyncio.sleep(0)
+
+
+async def test_a_large_command_on_a_slow_line_costs_no_leader(tmp_path: Any) -> None:
+    site = Site(tmp_path)
+    await site.start("a")
+    line = SlowLine(site.ports["a"], 1_500_000)
+    site.seen_by["b"] = {"a": await line.start()}
+    for node_id in ("b", "c"):
+        await site.start(node_id)
+    leader = await site.leader()
+    await site.kill("c")
+    await until(lambda: any(replica.accepting_writes for replica in site.replicas.values()))
+    leader = await site.leader()
+    term = leader.term
+    outcomes = await asyncio.gather(*(propose(leader, bytes([number]) * 2_000_000) for number in range(3)))
+    assert all(isinstance(outcome, Committed) for outcome in outcomes)
+    assert leader.role == "leader" and leader.term == term
+    await site.close()
+    await line.stop()

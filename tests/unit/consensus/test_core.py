@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cluster.consensus.seams import Base, Committed, NotLeader, Unknown
 from tests.unit.consensus.little_cluster import LittleCluster
+from tests.unit.consensus.solo import Solo
 
 
 def test_three_members_elect_open_and_commit() -> None:
@@ -189,3 +190,29 @@ def test_an_empty_disk_under_an_old_id_neither_votes_nor_acknowledges() -> None:
     outcome = cluster.propose(b"alone")
     cluster.run(3)
     assert not any(isinstance(answer, Committed) for answer in outcome) and not cluster.leaders()
+
+
+def test_bytes_of_an_unfinished_message_keep_the_leader_and_a_ping_does_not() -> None:
+    for in_message in (True, False):
+        solo = Solo()
+        solo.append("b", 1, (1, 0), [], commit=1)
+        for _ in range(40):
+            solo.tick(after=0.05)
+            solo.core.on_life("b", in_message)
+        assert bool(solo.take("prevote")) is not in_message
+
+
+def test_a_follower_that_is_still_receiving_keeps_the_leader_for_a_bounded_time() -> None:
+    solo = Solo()
+    solo.lead("b")
+    solo.sync()
+    solo.acknowledge("b", solo.log.last_index, echo=1)
+    solo.core.propose(bytes(1_000_000), lambda _: None)
+    for _ in range(60):
+        solo.tick(after=0.1)
+        solo.core.on_life("b", False)
+    assert solo.core.role == "leader"
+    for _ in range(60):
+        solo.tick(after=0.1)
+        solo.core.on_life("b", False)
+    assert solo.core.role != "leader"

@@ -81,6 +81,8 @@ class Events:
     def on_message(self, link: Link, message: Any) -> None:
         self.messages.append(message)
 
+    def on_life(self, link: Link, in_message: bool) -> None: ...
+
     def on_lost(self, link: Link, reason: str) -> None:
         self.lost.append(reason)
 
