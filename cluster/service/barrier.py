@@ -34,6 +34,10 @@ class Barrier:
         if consistency == "stale":
             self._when_quiet([(work, reply)])
             return
+        if self._host.replica.installing:
+            # It would wait for the whole install; another node answers at once.
+            reply(self._unreadable())
+            return
         if self._gathering is None:
             self._gathering = []
             asyncio.get_running_loop().call_soon(self._ask)
