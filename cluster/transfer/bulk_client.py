@@ -18,6 +18,7 @@ import msgspec
 
 from cluster.transfer.frames import (
     BODY_BYTES_MAX,
+    FRAME_BYTES,
     Codec,
     Damaged,
     GetManifest,
@@ -163,9 +164,10 @@ class BulkClient:
         self._rotate = False
         self._refused = False
         self._codec = Codec.RAW
+        self._buffers: list[bytearray] = []  # that page frames are received into; at most a window of them exists
         self._planned_at = now()
         self._counted = [0, 0, 0]
-        self._verify: queue.SimpleQueue[tuple[int, Ask, Header, bytes | None] | None] = queue.SimpleQueue()
+        self._verify: queue.SimpleQueue[tuple[int, Ask, Header, memoryview] | None] = queue.SimpleQueue()
         self._steps: queue.SimpleQueue[Effect | None] = queue.SimpleQueue()
         self._wake_sync = threading.Event()
 
@@ -337,7 +339,7 @@ class BulkClient:
                     continue
                 body = wire.receive_body(header)
                 if header.kind in (Kind.LEAVES, Kind.CHUNKS):
-                    self._received(header, bytes(body))
+                    self._received(header, memoryview(body))
                 elif header.kind is Kind.MANIFEST:
                     manifest = self._read_manifest(manifest, bytes(body))
                 elif header.kind is not Kind.WAIT:
@@ -370,17 +372,15 @@ class BulkClient:
             ask = self._core.ask_of(header.request)
         if ask is None or ask.kind is not Kind.GET_PAGES:
             raise Damaged(f"pages of request {header.request} that was not asked for")
-        if header.codec is Codec.LZ4:
-            packed = bytes(wire.receive(header.body_bytes))
-        elif header.body_bytes == ask.nbytes:
-            packed = None
-            wire.receive_into(self._landing.views(ask))
-        else:
+        if header.body_bytes > ask.nbytes or (header.codec is Codec.RAW and header.body_bytes < ask.nbytes):
             raise Damaged(f"{header.body_bytes} bytes of pages, asked for {ask.nbytes}")
+        buffer = self._buffers.pop() if self._buffers else bytearray(FRAME_BYTES)
+        body = memoryview(buffer)[: header.body_bytes]
+        wire.receive_into([body])
         self._on(Received(header.request))
-        self._verify.put((header.request, ask, header, packed))
+        self._verify.put((header.request, ask, header, body))
 
-    def _received(self, header: Header, body: bytes) -> None:
+    def _received(self, header: Header, body: memoryview) -> None:
         with self._changed:
             ask = self._core.ask_of(header.request)
             if ask is None or ask.kind + 1 != header.kind:
@@ -424,16 +424,18 @@ class BulkClient:
             request, ask, header, body = job
             self._guarded(lambda: self._verify_one(request, ask, header, body))  # noqa: B023
 
-    def _verify_one(self, request: int, ask: Ask, header: Header, body: bytes | None) -> None:
+    def _verify_one(self, request: int, ask: Ask, header: Header, body: memoryview) -> None:
         again: tuple[Ask, ...] = ()
         try:
             if ask.kind is Kind.GET_PAGES:
-                self._landing.take_pages(ask, body)
+                self._landing.take_pages(ask, body, header.codec)
+                if isinstance(body.obj, bytearray):
+                    self._buffers.append(body.obj)
                 self._wake_sync.set()
             elif ask.kind is Kind.GET_LEAVES:
-                again = self._landing.take_leaves(ask, body or b"")
+                again = self._landing.take_leaves(ask, bytes(body))
             else:
-                self._landing.take_chunk(ask, body or b"", header.codec)
+                self._landing.take_chunk(ask, bytes(body), header.codec)
         except Damaged as error:
             self._registry.count(rejected_frames=1)
             self._on(Rejected(request, str(error)))

@@ -396,20 +396,10 @@ class Landing:
             offset = self._progress.append(Record.CHUNK, digest, raw)
             self._chunks[digest] = (offset + DIGEST_BYTES, len(raw))
 
-    def views(self, ask: Ask) -> list[memoryview]:
-        """Where the raw pages of `ask` go."""
+    def take_pages(self, ask: Ask, body: memoryview, codec: Codec) -> None:
+        """Verifies pages and writes them to their slots. Raises Damaged."""
         pool, ordinals, _, _ = self._rows_of(ask)
-        return pool.views(ordinals)
-
-    def take_pages(self, ask: Ask, packed: bytes | None = None) -> None:
-        """Verifies pages that lie in their slots, or come `packed` (LZ4). Raises Damaged."""
-        pool, ordinals, _, _ = self._rows_of(ask)
-        if packed is not None:
-            raw, at = memoryview(unpack(packed, Codec.LZ4, ask.nbytes)), 0
-            for view in pool.views(ordinals):
-                view[:] = raw[at : at + len(view)]
-                at += len(view)
-        pool.check(ordinals)
+        pool.take(ordinals, body if codec is Codec.RAW else memoryview(unpack(body, codec, ask.nbytes)))
         self._note_fresh(pool, ordinals)
         with self._lock:
             self.done_bytes += ask.nbytes

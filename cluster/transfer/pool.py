@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import Final
 
 import numpy as np
@@ -10,9 +11,23 @@ from cluster.transfer.frames import Damaged
 from node.digest import page_digest
 from node.heap import HASHED, U8, U32, VERIFIED, Heap, RottenSlot
 from wal.checks import invariant
+from wal.disk import File
 
 SEARCH_BYTES: Final = 8 << 20  # after a kill: so many bytes without a hit, and nothing more will be found
 NO_SLOT: Final = 0
+
+
+def _own_file(heap: Heap) -> File | None:
+    """The heap's file, opened once more; None on a disk without descriptors, whose heaps are written through their
+    view.
+    """
+    file = heap.disk.open(heap.path)
+    try:
+        file.fileno()
+    except io.UnsupportedOperation:
+        file.close()
+        return None
+    return file
 
 
 class Pool:
@@ -23,6 +38,7 @@ class Pool:
 
     def __init__(self, heap: Heap) -> None:
         self.heap = heap
+        self._file = _own_file(heap)
         self.slots: U32 = np.empty(0, np.uint32)
         self.digests: U8 = np.empty((0, 16), np.uint8)
         self.verified: np.ndarray = np.empty(0, bool)
@@ -57,36 +73,37 @@ class Pool:
         for slot in self.slots[self.slots != NO_SLOT].tolist():
             self.heap.drop(slot)
         self.slots = np.empty(0, np.uint32)
+        if self._file is not None:
+            self._file.close()
 
-    def views(self, ordinals: np.ndarray) -> list[memoryview]:
-        """Where the pages of `ordinals` go, neighbours joined: what `recvmsg_into` fills."""
+    def take(self, ordinals: np.ndarray, received: memoryview) -> None:
+        """Verifies received pages by their digests and writes them to their slots, or raises Damaged and writes
+        nothing.
+
+        Hashed while they are still in the cache of the processor, and written by `pwrite`: a page fault for each of
+        them
+        would cost more than that (docs/decisions, "received pages").
+        """
+        size = self.heap.page_size
+        found = b"".join([page_digest(received[at : at + size]) for at in range(0, len(received), size)])
+        wanted = self.digests[ordinals]
+        if len(found) != wanted.size or found != wanted.tobytes():
+            raise Damaged(f"some of {len(ordinals)} pages are not what their digests say")
         slots = self.slots[ordinals].astype(np.int64)
-        size, view = self.heap.page_size, self.heap.view
-        breaks = np.flatnonzero(np.diff(slots) != 1) + 1
-        starts = np.concatenate(([0], breaks)).tolist()
-        stops = np.concatenate((breaks, [len(slots)])).tolist()
-        firsts = slots[starts].tolist()
-        return [
-            view[first * size : (first + stop - start) * size]
-            for first, start, stop in zip(firsts, starts, stops, strict=True)
-        ]
-
-    def check(self, ordinals: np.ndarray) -> None:
-        """Verifies received pages by their digests, or raises Damaged with nothing believed."""
-        hits = self._matches(ordinals)
-        if not hits.all():
-            raise Damaged(f"{int((~hits).sum())} of {len(hits)} pages are not what their digests say")
+        invariant((slots != NO_SLOT).all(), "a received page has a slot (invariant 7)")
+        breaks = (np.flatnonzero(np.diff(slots) != 1) + 1).tolist()
+        for start, stop in zip([0, *breaks], [*breaks, len(slots)], strict=True):
+            self._write(int(slots[start]) * size, received[start * size : stop * size])
         self._believe(ordinals)
 
-    def _matches(self, ordinals: np.ndarray) -> np.ndarray:
-        size, view = self.heap.page_size, self.heap.view
-        slots = self.slots[ordinals]
-        found = b"".join([page_digest(view[at : at + size]) for at in (slots.astype(np.int64) * size).tolist()])
-        return np.asarray((np.frombuffer(found, np.uint8).reshape(-1, 16) == self.digests[ordinals]).all(axis=1))
+    def _write(self, offset: int, run: memoryview) -> None:
+        if self._file is not None:
+            self._file.pwrite(run, offset)
+        else:
+            self.heap.view[offset : offset + len(run)] = run
 
     def _believe(self, ordinals: np.ndarray) -> None:
         slots = self.slots[ordinals]
-        invariant((slots != NO_SLOT).all(), "a received page has a slot (invariant 7)")
         self.heap.digests[slots] = self.digests[ordinals]
         self.heap.flags[slots] = HASHED | VERIFIED
         self.verified[ordinals] = True
