@@ -152,8 +152,12 @@ def _replay_segment(state: _Replay, file: File, head: SegmentHead, following: Se
     segment = Segment(head.segment_id, head.salt, file.path, file.size(), scan.end)
     segment.file = file
     journal.segments.append(segment)
+    offsets: list[int] = []
+    synced = 0
     for frame in scan:
         state.apply(segment, frame)
+        offsets.append(frame.offset)
+        synced = frame.head.synced
     journal.seq = scan.next_seq - 1
     segment.end = scan.end
     reset = state.unfinished_reset
@@ -165,11 +169,15 @@ def _replay_segment(state: _Replay, file: File, head: SegmentHead, following: Se
     torn = scan.judge_end() if reset is None else scan.judge_end(reset.offset, reset.head.seq)
     if reset is not None:
         journal.seq, segment.end = reset.head.seq - 1, reset.offset
+    unproved = max(0, synced + 1 - head.first_seq)  # position of the first frame that nothing says was synced
     try:
+        # A killed process leaves bytes that only the page cache has, and after a failed fdatasync the cache calls them
+        # clean. So they are written again, and count only after this: tests/sim/test_consensus_slice.py, disk-error
+        if unproved < len(offsets) and offsets[unproved] < segment.end:
+            file.pwrite(scan.bytes[offsets[unproved] : segment.end], offsets[unproved])
         if torn is not None:
             wipe(file, torn.offset)
         else:
-            # A killed process leaves bytes that only the page cache has; they count only after this.
             file.fdatasync()
     except OSError as error:
         raise FailStop("the journal cannot be made durable", path=file.path, error=str(error)) from error
