@@ -84,6 +84,7 @@ class Cluster:
         self.network.heal()
         for process in self.processes.values():
             process.disk_is_fast_again()
+            process.find_room()
             process.resume()
             if not process.up:
                 self.timeline.after(0.0, process.start)

@@ -154,6 +154,14 @@ class Nemesis:
         process.sync_s_max = delay_s
         self.cluster.timeline.after(self.rng.uniform(0.5, 3.0), process.disk_is_fast_again)
 
+    def _no_room(self) -> None:
+        self._anyone().run_out_of_room(self.rng.choice([0.3, 1.0, 3.0]))
+
+    def _disk_error(self) -> None:
+        process = self._anyone()
+        if process.up:
+            process.break_disk()
+
     def _move(self) -> None:
         """A planned move of leadership."""
         self._leader().move_leadership()

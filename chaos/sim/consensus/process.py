@@ -96,6 +96,7 @@ class Process:
         self.excluded = False  # has lost its disk, so it will never take part again
         self.starts = 0
         self.sync_s_max: float | None = None
+        self.room = True
         self._inbox: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._mark: Any = None  # what the sync thread works on
         self._tick_asked = False
@@ -138,6 +139,7 @@ class Process:
             features=features_without(scenario.plant),
         )
         self.core = ConsensusCore(settings, self.journal, self.machine, NodeIO(self))
+        self.core.has_room = lambda _command: self.room
 
     def crash(self, *, power: bool) -> None:
         """SIGKILL, or the power goes: then what was not synced is lost or torn."""
@@ -177,7 +179,13 @@ class Process:
         text = f"{self.name}: {type(error).__name__}: {error} ({where.filename.rsplit('/', 1)[-1]}:{where.lineno})"
         if self.cluster.loud:
             traceback.print_exception(error)
-        self.cluster.checker.bad("halted", text)
+        if self.disk.fail_sync is not None:  # it has to stop; the disk is well again when it comes back
+            self.cluster.trace(text)
+            self.disk.fail_sync = None
+            self.cluster.checker.counts["disk_errors"] += 1
+            self.cluster.timeline.after(self.rng.uniform(0.1, 1.0), self.start)
+        else:
+            self.cluster.checker.bad("halted", text)
         self.crash(power=False)
 
     def _guarded(self, act: Callable[..., None], *args: Any) -> bool:
@@ -283,6 +291,20 @@ class Process:
     def disk_is_fast_again(self) -> None:
         self.sync_s_max = None
 
+    def break_disk(self) -> None:
+        """The next fdatasync fails, and what it should have written is gone, although it can still be read."""
+        self.cluster.trace(f"{self.name} gets an I/O error")
+        self.disk.fail_sync = lambda _path: True
+
+    def run_out_of_room(self, seconds: float) -> None:
+        """No client's command can be taken in for some time."""
+        self.cluster.trace(f"{self.name} has no room for {seconds} s")
+        self.room = False
+        self.cluster.timeline.after(seconds, self.find_room)
+
+    def find_room(self) -> None:
+        self.room = True
+
     # ---------------------------------------------------------------- checkpoints and installs
     def _checkpoint_if_due(self) -> None:
         due = (self.vault.image.index if self.vault.image else 0) + self.cluster.scenario.checkpoint_every
@@ -350,7 +372,7 @@ class Process:
             else:
                 done("unknown" if isinstance(outcome, Unknown) else "refused", 0)
 
-        if self.up and not self.paused and not self.core.accepting_writes:
+        if self.up and not self.paused and not (self.core.accepting_writes and self.room):
             done("refused", 0)
         else:
             self._run(self.core.propose, command, ended)

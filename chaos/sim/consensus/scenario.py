@@ -55,13 +55,21 @@ CALM: Final = {
     "pause": 1.0,
     "pause-leader": 0.5,
     "slow-disk": 0.7,
+    "no-room": 0.3,
     "flap": 0.5,
     "depose": 0.7,
     "half-told": 0.7,
     "heal": 3.0,
     "move": 0.4,
 }
-CRASHES: Final = {"crash": 3.0, "crash-leader": 2.0, "crash-all": 1.0, "crash-majority": 0.7, "lose-disk": 0.1}
+CRASHES: Final = {
+    "crash": 3.0,
+    "crash-leader": 2.0,
+    "crash-all": 1.0,
+    "crash-majority": 0.7,
+    "lose-disk": 0.1,
+    "disk-error": 0.3,
+}
 
 
 def draw(mode: str, nodes: int, rng: random.Random, plant: str | None = None) -> Scenario:
