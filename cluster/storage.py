@@ -17,9 +17,11 @@ from node.settings import Limits
 from node.state import StateMachine
 from wal.disk import Disk
 from wal.journal import JournalConfig, RaftJournal
+from wal.undo import UndoConfig
 
 Post = Callable[[Callable[[], None]], Any]
-SPARE_SEGMENTS: Final = 2  # of the journal, and as much for the undo log, are kept free beside the ballast
+SPARE_SEGMENTS: Final = 2  # of the journal and of the undo log each are kept free beside the ballast
+UNDO_SEGMENT_BYTES_MAX: Final = 32 << 20
 
 
 def monotonic_ms() -> float:
@@ -49,7 +51,8 @@ class NodeStorage:
         self.journal = RaftJournal.open(disk, f"{folder}/{JOURNAL_FOLDER}", journal)
         disk.makedirs(f"{folder}/{HEAP_FOLDER}")
         self.heaps = HeapSet(disk, f"{folder}/{HEAP_FOLDER}")
-        self.stored = open_storage(disk, folder, self.heaps, ballast_bytes=config.ballast_bytes)
+        undo = UndoConfig(segment_bytes=min(UNDO_SEGMENT_BYTES_MAX, max(segment_bytes, config.undo_bytes_total // 8)))
+        self.stored = open_storage(disk, folder, self.heaps, undo_config=undo, ballast_bytes=config.ballast_bytes)
         self.machine = StateMachine(
             heaps=self.heaps,
             undo=self.stored.undo,
@@ -57,7 +60,7 @@ class NodeStorage:
             post=post,
             monotonic_ms=monotonic_ms,
             limits=limits_of(config),
-            spare_bytes=SPARE_SEGMENTS * 2 * segment_bytes,
+            spare_bytes=SPARE_SEGMENTS * (segment_bytes + undo.segment_bytes),
         )
         if self.stored.held is not None:
             self.machine.restore(self.stored.held)
