@@ -11,15 +11,16 @@ from chaos.run import Report, run_scenario
 from chaos.scenarios import SCENARIOS
 
 CHAOS_EXAMPLE = "\b\nExample:\n  lastgood chaos run partition-leader --seconds 20 --seed 7"
+HELP = {"help_option_names": ["-h", "--help"]}
 DEMO_EXAMPLE = "\b\nExample:\n  lastgood demo\n  lastgood demo --input save.db --keep"
 
 
-@click.group("chaos", epilog=CHAOS_EXAMPLE)
+@click.group("chaos", epilog=CHAOS_EXAMPLE, context_settings=HELP)
 def chaos() -> None:
     """Hurt a cluster and judge what it did."""
 
 
-@chaos.command("run", epilog=CHAOS_EXAMPLE)
+@chaos.command("run", epilog=CHAOS_EXAMPLE, context_settings=HELP)
 @click.argument("scenario", type=click.Choice(sorted(SCENARIOS)))
 @click.option("--seconds", type=click.FloatRange(1, 86_400), default=20.0, show_default=True, help="How long it hurts.")
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Chance of clients and faults.")
@@ -45,7 +46,7 @@ def run(scenario: str, seconds: float, seed: int, nodes: int, as_json: bool) -> 
     raise SystemExit(0 if report.holds else 1)
 
 
-@click.command("demo", epilog=DEMO_EXAMPLE)
+@click.command("demo", epilog=DEMO_EXAMPLE, context_settings=HELP)
 @click.option(
     "--input",
     "source",

@@ -117,8 +117,8 @@ def _end(
     say(f"{'every check held' if holds else 'NOT every check held'}, {seconds:.1f} s in all")
     if kept:
         endpoints = ",".join(cluster.endpoints)
-        say(f"\nThe cluster goes on. Look at it, then stop it:\n  lastgood --endpoints {endpoints} status")
-        say(f"  lastgood --endpoints {endpoints} snapshot list {steps.SPACE}\n  lastgood down --data {cluster.folder}")
+        say(f"\nThe cluster goes on. Look at it, then stop it:\n  lastgood status --endpoints {endpoints}")
+        say(f"  lastgood snapshot list {steps.SPACE} --endpoints {endpoints}\n  lastgood down --data {cluster.folder}")
     elif not holds:
         say(f"the nodes' logs are in {folder}")
 

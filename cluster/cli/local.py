@@ -16,6 +16,7 @@ from cluster.local import LocalCluster, LocalClusterError, NotReady, OptionsDiff
 from cluster.localfiles import BadClusterFile, note_last, read_cluster, state_folder
 
 READY_TIMEOUT_S = 60.0
+HELP = {"help_option_names": ["-h", "--help"]}
 HTTP_PORT, RAFT_PORT, BULK_PORT, NODES = 7801, 7811, 7821, 3
 
 UP_EXAMPLE = """
@@ -27,7 +28,7 @@ Example:
 """
 
 
-@click.command("up", epilog=UP_EXAMPLE)
+@click.command("up", epilog=UP_EXAMPLE, context_settings=HELP)
 @click.option("--nodes", type=click.IntRange(1, 9), default=None, help=f"How many nodes.  [default: {NODES}]")
 @click.option(
     "--data", "folder", type=click.Path(file_okay=False, path_type=Path), default=None, help="Folder of the cluster."
@@ -79,7 +80,7 @@ def up(
         _stay(cluster, stopper)
 
 
-@click.command("down", epilog="\b\nExample:\n  lastgood down --data /tmp/try")
+@click.command("down", epilog="\b\nExample:\n  lastgood down --data /tmp/try", context_settings=HELP)
 @click.option(
     "--data", "folder", type=click.Path(file_okay=False, path_type=Path), default=None, help="Folder of the cluster."
 )
