@@ -6,19 +6,21 @@ Slots are immutable while a snapshot's leaves are held, and a job holds them, so
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Final
 
 import numpy as np
 
 from node.digest import leaf_digest, page_digest, root_digest
-from node.heap import HASHED, Heap
+from node.heap import HASHED, U32, Heap
 from node.space import Snapshot, Space
 from node.table import Leaf, Leaves
 from wal.checks import invariant
 
-Task = Callable[[], None]
+Task = Callable[[], object]
 RootReady = Callable[[bytes], None]
+BATCH_SNAPSHOTS: Final = 256  # roots told to the applying thread in one go
 INLINE_PAGES_MAX: Final = 32  # so few dirty pages take less time here than a thread's turn
 
 
@@ -48,22 +50,28 @@ def root_of_leaves(heap: Heap, leaves: Leaves, size: int) -> bytes:
 class Hasher:
     """Computes roots. `submit` runs a task on a worker thread, `post` runs one on the applying thread.
 
-    Tests and the simulation give functions that run the task at once.
+    Tests and the simulation give functions that run the task at once. At most one task of each hasher runs at a time;
+    what was queued meanwhile is its next batch.
     """
 
     def __init__(
-        self, submit: Callable[[Task], object], post: Callable[[Task], object], known: Callable[[int], object]
+        self,
+        submit: Callable[[Task], object],
+        post: Callable[[Task], object],
+        known: Callable[[int], object],
+        rotten: Callable[[Snapshot, int], object],
     ) -> None:
-        """`known` hears the uid of each space that got a root, on the applying thread."""
+        """Both on the applying thread: `known` hears the uid of each space that got a root, `rotten` of bad pages."""
         self._submit = submit
         self._post = post
         self._known = known
+        self._rotten = rotten
         self._queue: deque[tuple[Heap, Snapshot]] = deque()
         self._working = False
-        self._waiting: dict[int, list[RootReady]] = {}  # id() of a queued or held snapshot -> callbacks
+        self._waiting: dict[int, list[RootReady]] = {}  # id() of a queued snapshot -> callbacks
 
     def add(self, space: Space, snapshot: Snapshot) -> None:
-        """The root of this snapshot will be known some time."""
+        """The root of this snapshot will be known some time, unless it is dropped before."""
         self._queue.append((space.heap, snapshot))
         if not self._working:
             self._working = True
@@ -92,16 +100,21 @@ class Hasher:
         return root
 
     def _drain(self) -> None:
-        """On a worker: all that is queued; callers hear of it in one go."""
+        """On a worker: the roots of all that is queued, in one batch; then the pages of full snapshots are re-read."""
         done: list[Snapshot] = []
-        while self._queue:
-            try:
-                heap, snapshot = self._queue.popleft()
-            except IndexError:
-                break
+        checks: list[tuple[Heap, Snapshot, list[tuple[int, U32]]]] = []
+        while self._queue and len(done) < BATCH_SNAPSHOTS:
+            heap, snapshot = self._queue.popleft()
+            if snapshot.dropped and id(snapshot) not in self._waiting:
+                continue
+            if snapshot.facts.kind == "full" and snapshot.root is None:
+                checks.append((heap, snapshot, _hashed_slots(heap, snapshot.leaves)))
             self.compute(heap, snapshot)
             done.append(snapshot)
-        self._post(lambda: self._finished(done))
+        self._post(partial(self._finished, done))
+        for heap, snapshot, slots in checks:
+            for page in _rotten_pages(heap, snapshot, slots):
+                self._post(partial(self._rotten, snapshot, page))
 
     def _finished(self, done: list[Snapshot]) -> None:
         self._working = False
@@ -114,3 +127,22 @@ class Hasher:
         if self._queue and not self._working:
             self._working = True
             self._submit(self._drain)
+
+
+def _hashed_slots(heap: Heap, leaves: Leaves) -> list[tuple[int, U32]]:
+    """Per leaf number the slots whose digest was known before: those that a full snapshot reads again."""
+    found = []
+    for number, leaf in leaves.items():
+        slots = leaf.slots
+        found.append((number, np.where(heap.flags[slots] & HASHED, slots, np.uint32(0))))
+    return found
+
+
+def _rotten_pages(heap: Heap, snapshot: Snapshot, slots: list[tuple[int, U32]]) -> Iterator[int]:
+    """Pages of the snapshot whose stored bytes are no longer those of their digest. Stops when it is dropped."""
+    for number, row in slots:
+        if snapshot.dropped:
+            return
+        for at in np.flatnonzero(row).tolist():
+            if not heap.reread(int(row[at])):
+                yield number << 8 | at

@@ -18,7 +18,7 @@ class Snapshot:
     `after` is the space's dirtiness right after it was taken, which a rollback restores. `due_ms` is replicated time.
     """
 
-    __slots__ = ("_image", "_info", "after", "due_ms", "leaves", "pins", "root")
+    __slots__ = ("_image", "_info", "after", "dropped", "due_ms", "leaves", "pins", "root")
 
     def __init__(self, info: SnapshotInfo, leaves: Leaves, after: Context, due_ms: int | None) -> None:
         self._info = info
@@ -28,6 +28,7 @@ class Snapshot:
         self.pins: set[str] = set(info.pins)
         self.root: bytes | None = None
         self._image: SnapshotImage | None = None
+        self.dropped = False  # it has left its space; hashing it is of no use any more
 
     @property
     def facts(self) -> SnapshotInfo:
@@ -206,6 +207,7 @@ class Space:
     def drop_snapshot(self, snapshot: Snapshot) -> None:
         """Forgets a snapshot; its leaves live on only as far as somebody else holds them."""
         identity = snapshot.id
+        snapshot.dropped = True
         del self.snapshots[identity]
         label = snapshot.facts.label
         if label is not None:

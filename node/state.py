@@ -66,8 +66,10 @@ class StateMachine:
         """`spare_bytes` of the disk are left to journal, checkpoint and undo log when room is judged."""
         self._spare_bytes = spare_bytes
         self._listener: Callable[[Event], None] | None = None
+        self.rotten_pages = 0  # found by full snapshots; reads of them are refused
+        self.on_rotten: Callable[[str, int, int], object] | None = None  # space, snapshot id, page
         self._posted: deque[Task] = deque()
-        self.hasher = Hasher(submit, post or self._posted.append, self._root_known)
+        self.hasher = Hasher(submit, post or self._posted.append, self._root_known, self._found_rotten)
         self._take_over(Registry(heaps, undo, limits or Limits()))
         self._monotonic_ms = monotonic_ms
         self._job: Job | None = None
@@ -190,6 +192,11 @@ class StateMachine:
         space = self.registry.by_uid.get(uid)
         snapshot = space.snapshots.get(identity) if space is not None else None
         return (space, snapshot) if space is not None and snapshot is not None else None
+
+    def _found_rotten(self, snapshot: Snapshot, page: int) -> None:
+        self.rotten_pages += 1
+        if self.on_rotten is not None:
+            self.on_rotten(snapshot.facts.space, snapshot.id, page)
 
     def _root_known(self, uid: int) -> None:
         self.registry.changed.add(uid)

@@ -165,6 +165,21 @@ def test_a_rotten_page_is_named_by_reads_and_stops_apply():
         rig.apply(Tx("a", [(PAGE, b"y")]))
 
 
+def test_a_full_snapshot_reads_every_page_again():
+    rig = Rig()
+    rig.apply(CreateSpace("a"), Tx("a", [(0, b"x" * 3 * PAGE)]), TakeSnapshots(["a"]))
+    found = []
+    rig.machine.on_rotten = lambda *facts: found.append(facts)
+    rot(rig, "a", 2)
+    rig.apply(TakeSnapshots(["a"], kind="incremental"))
+    assert found == []
+    rig.apply(TakeSnapshots(["a"], kind="full"))
+    assert found == [("a", 3, 2)] and rig.machine.rotten_pages == 1
+    with pytest.raises(RottenPage, match="page 2"):
+        rig.machine.read("a", 2 * PAGE, 5)
+    assert rig.machine.read("a", PAGE, 5).data == b"xxxxx"
+
+
 def test_foreign_bytes_break_the_chain_of_a_rollback():
     rig = Rig()
     rig.apply(CreateSpace("a"), Tx("a", [(0, b"one")]), Tx("a", [(0, b"two")]))
