@@ -67,31 +67,41 @@ class SegmentFolder:
             raise Corrupt(path, 0, f"segment {segment_id}", f"segment {head.segment_id}")
         return file, head
 
-    def create(self, head: SegmentHead, nbytes: int) -> File:
-        """A segment of at least `nbytes`, durable under its name with `head` in it. Raises OSError (ENOSPC)."""
+    def create(self, head: SegmentHead, nbytes: int, *, durable: bool = True) -> File:
+        """A segment of at least `nbytes` under its name with `head` in it, durable. Raises OSError (ENOSPC).
+
+        Without `durable` the caller syncs file and folder before anything refers to the segment.
+        """
         spare = self._spare or self._open_spare()
         spare.fallocate(nbytes)
         flags = head.flags | (RECYCLED if self._spare_recycled else 0)
         spare.pwrite(pack_segment_head(head._replace(flags=flags)), 0)
-        spare.fdatasync()
         path = self.path(head.segment_id)
+        if durable:
+            spare.fdatasync()
         self.disk.rename(f"{self.folder}/{SPARE}", path)
-        self.disk.fsync_dir(self.folder)
+        if durable:
+            self.sync_names()
         spare.path = path
         self._spare, self.spare_ready = None, False
         return spare
 
-    def drop(self, segment_id: int) -> None:
-        """Forgets a segment: it becomes the spare, or its file is removed. Durable when it returns."""
+    def sync_names(self) -> None:
+        """Created and dropped names are durable."""
+        self.disk.fsync_dir(self.folder)
+
+    def drop(self, segment_id: int, *, durable: bool = True) -> None:
+        """Forgets a segment: it becomes the spare, or its file is removed. Durable when it returns, unless told not."""
         path = self.path(segment_id)
         spare = f"{self.folder}/{SPARE}"
         if self._spare is None and not self.disk.exists(spare):
-            # The new name must be durable before a new header goes in, or a cut brings the old name back with it:
-            # tests/unit/wal/test_journal_power.py
+            # In the journal the new name is durable before a new header goes in, or a cut brings the old name back with
+            # it: tests/unit/wal/test_journal_power.py. In the undo log a dropped segment may come back as anything.
             self.disk.rename(path, spare)
         else:
             self.disk.unlink(path)
-        self.disk.fsync_dir(self.folder)
+        if durable:
+            self.sync_names()
 
     def prepare_spare(self, step_bytes: int = ZERO_STEP_BYTES) -> None:
         """Works towards a spare: allocates it, and writes at most `step_bytes` of zeros into a fresh one.

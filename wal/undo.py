@@ -4,7 +4,9 @@ Appending only buffers; `flush` writes, `sync` (checkpoint thread) makes durable
 segment is dropped. Which records still live is the caller's knowledge: it releases them, and the log says which
 segments are dead (to be dropped once a checkpoint without them is durable) or thin (worth copying forward).
 
-After a crash the caller truncates to the position that its checkpoint names, and announces what lives.
+The thread that appends never waits for the disk: new and dropped names become durable in `sync` too. So after a crash
+there may be segments of any content behind the position that the checkpoint names. The caller truncates to that
+position and announces what lives; a segment that is damaged is named when something in it is read.
 """
 
 from __future__ import annotations
@@ -44,9 +46,9 @@ class UndoConfig:
 class _Segment:
     __slots__ = ("capacity", "end", "file", "live_bytes", "salt", "segment_id")
 
-    def __init__(self, segment_id: int, salt: int, file: File, capacity: int, end: int) -> None:
+    def __init__(self, segment_id: int, salt: int | None, file: File, capacity: int, end: int) -> None:
         self.segment_id = segment_id
-        self.salt = salt
+        self.salt = salt  # None: the header is damaged
         self.file = file
         self.capacity = capacity
         self.end = end
@@ -59,6 +61,7 @@ class UndoMark:
 
     tail: int
     files: tuple[File, ...]
+    names: bool  # segments were created or dropped
 
 
 class UndoLog:
@@ -72,19 +75,22 @@ class UndoLog:
         self._segments: dict[int, _Segment] = {}  # ascending
         self._active: _Segment | None = None  # the last one, once something was appended in this run
         self._seq = 0
+        self._salt = 0  # of the active segment
         self._parts: list[Buffer] = []  # not yet written, from offset _written of the active segment
         self._written = 0
         self._unsynced: dict[int, File] = {}
+        self._names_changed = False
 
     @classmethod
     def open(cls, disk: Disk, folder: str, config: UndoConfig) -> UndoLog:
-        """Opens or makes the log. Reads headers only: `truncate_to` says where it ends. Raises Corrupt."""
+        """Opens or makes the log. Reads headers only: `truncate_to` says where it ends."""
         log = cls(SegmentFolder(disk, folder, Purpose.UNDO, config.segment_bytes), config)
         for segment_id in log._folder.ids():
-            file, head = log._folder.open(segment_id)
+            file = disk.open(log._folder.path(segment_id))
+            head = _head_of(file, segment_id)
             size = file.size()
-            log._segments[segment_id] = _Segment(segment_id, head.salt, file, size, size)
-            log._seq = max(log._seq, head.first_seq)
+            log._segments[segment_id] = _Segment(segment_id, head.salt if head else None, file, size, size)
+            log._seq = max(log._seq, head.first_seq if head else 0)
         return log
 
     # ------------------------------------------------------------------ appending
@@ -103,7 +109,7 @@ class UndoLog:
         if active is None or active.end + nbytes > active.capacity:
             active = self._next_segment(nbytes)
         self._seq += 1
-        self._parts.append(pack_head(Kind.UNDO, len(record), self._seq, 0, crc32(record), active.salt))
+        self._parts.append(pack_head(Kind.UNDO, len(record), self._seq, 0, crc32(record), self._salt))
         self._parts.append(record)
         position = active.segment_id << OFFSET_BITS | active.end
         active.end += nbytes
@@ -144,12 +150,15 @@ class UndoLog:
         salt = int.from_bytes(self._folder.disk.entropy(4), "big")
         head = SegmentHead(Purpose.UNDO, 0, segment_id, salt, self._seq + 1, 0, 0, 0, 0, 0, None)
         try:
-            file = self._folder.create(head, capacity)
+            file = self._folder.create(head, capacity, durable=False)
         except OSError as error:
             self.failed = str(error)
             raise FailStop("the undo log cannot grow", error=str(error), nbytes=capacity) from error
         active = _Segment(segment_id, salt, file, file.size(), SEGMENT_HEADER_BYTES)
         self._segments[segment_id] = self._active = active
+        self._salt = salt
+        self._unsynced[segment_id] = file
+        self._names_changed = True
         self._written = active.end
         return active
 
@@ -159,8 +168,9 @@ class UndoLog:
         """Writes what is buffered and names all that is not durable yet, for `sync` in a thread."""
         self.flush()
         files = tuple(self._unsynced.values())
+        names, self._names_changed = self._names_changed, False
         self._unsynced = {}
-        return UndoMark(self.tail, files)
+        return UndoMark(self.tail, files, names)
 
     def sync(self, mark: UndoMark | None = None) -> None:
         """Makes everything before `mark.tail` durable. Any thread. FailStop if the disk fails; never tried again."""
@@ -170,6 +180,8 @@ class UndoLog:
         try:
             for file in mark.files:
                 file.fdatasync()
+            if mark.names:
+                self._folder.sync_names()
         except OSError as error:
             self.failed = str(error)
             raise FailStop("the undo log cannot be made durable", error=str(error)) from error
@@ -189,6 +201,8 @@ class UndoLog:
         if segment is self._active and offset >= self._written:
             self.flush()
         path = segment.file.path
+        if segment.salt is None:
+            raise Corrupt(path, 0, "a segment header", "damaged")
         raw = segment.file.pread(READ_AHEAD_BYTES, offset) if offset < segment.end else b""
         size = HEAD_BYTES + _payload_bytes(raw)
         if size > len(raw) and len(raw) >= HEAD_BYTES:
@@ -202,9 +216,8 @@ class UndoLog:
         """All records in order, living or not: (position, record). A segment ends at its first invalid frame."""
         self.flush()
         for segment_id, segment in self._segments.items():
-            raw = segment.file.pread(SEGMENT_HEADER_BYTES, 0)
-            head = unpack_segment_head(raw, segment.file.path, Purpose.UNDO)
-            for frame in SegmentScan(segment.file, head):
+            head = _head_of(segment.file, segment_id)
+            for frame in SegmentScan(segment.file, head) if head is not None else ():
                 yield segment_id << OFFSET_BITS | frame.offset, bytes(frame.payload)
 
     # ------------------------------------------------------------------ recovery and accounting
@@ -271,7 +284,8 @@ class UndoLog:
         segment = self._segments.pop(segment_id)
         self._unsynced.pop(segment_id, None)
         segment.file.close()
-        self._folder.drop(segment_id)
+        self._folder.drop(segment_id, durable=False)
+        self._names_changed = True
 
     @property
     def live_bytes(self) -> int:
@@ -288,6 +302,15 @@ class UndoLog:
         for segment in self._segments.values():
             segment.file.close()
         self._folder.close()
+
+
+def _head_of(file: File, segment_id: int) -> SegmentHead | None:
+    """The header of a segment; None if it is damaged or that of another one."""
+    try:
+        head = unpack_segment_head(file.pread(SEGMENT_HEADER_BYTES, 0), file.path, Purpose.UNDO)
+    except Corrupt:
+        return None
+    return head if head.segment_id == segment_id else None
 
 
 def _payload_bytes(raw: bytes) -> int:
