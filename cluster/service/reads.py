@@ -188,7 +188,7 @@ class Reads:
 
             def send(roots: list[bytes | None]) -> None:
                 body = [render.snapshot_body(info, root) for info, root in zip(shown, roots, strict=True)]
-                reply(Answer(200, body, next=following))
+                reply(Answer(200, body, about=self._about_space(args.space), next=following))
 
             with_roots(self._host, shown, send)
 
@@ -224,7 +224,7 @@ class Reads:
                 "bytes_changed": found.bytes_changed,
                 "ranges": [list(span) for span in found.ranges],
             }
-            reply(Answer(200, body))
+            reply(Answer(200, body, about=self._about_space(args.space)))
             return None
 
         self._find(args.consistency, look, reply)
@@ -239,7 +239,8 @@ class Reads:
                 reply(refusal(found))
             else:
                 ranges = [list(span) for span in found.ranges]
-                reply(Answer(200, {"dry_run": True, "pages_changed": found.pages_changed, "ranges": ranges}))
+                body = {"dry_run": True, "pages_changed": found.pages_changed, "ranges": ranges}
+                reply(Answer(200, body, about=self._about_space(args.space)))
 
         self._barrier.run("linearizable", look, reply)
 
@@ -264,6 +265,11 @@ class Reads:
                 reply(refused)
 
         self._barrier.run(consistency, maybe if consistency == "stale" else surely, reply)
+
+    def _about_space(self, name: str) -> About | None:
+        """Where the space stands now; None when it has just gone."""
+        info = self._host.machine.space(name)
+        return None if isinstance(info, Refused) else self._about(info.lvc, info.epoch)
 
     def _about(self, lvc: int, epoch: int) -> About:
         return About(lvc, epoch, self._host.machine.applied_index)

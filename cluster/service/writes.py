@@ -113,7 +113,7 @@ class Writes:
             conditions.identity("deleteSnapshot", args),
             args.epoch,
         )
-        self._submit(operation, lambda done: Answer(204, None), reply)
+        self._submit(operation, lambda done: Answer(204, None, about=self._about_space(args.space)), reply)
 
     def pin_snapshot(self, args: api.PinSnapshot, reply: Reply) -> None:
         self._pin("pinSnapshot", args, True, reply)
@@ -188,6 +188,10 @@ class Writes:
 
     def _never(self, result: Any) -> Answer:
         raise TypeError(f"unexpected result {type(result).__name__}")
+
+    def _about_space(self, name: str) -> About | None:
+        info = self._host.machine.space(name)
+        return None if isinstance(info, Refused) else self._about(info.lvc, info.epoch)
 
     def _about(self, lvc: int, epoch: int) -> About:
         return About(lvc, epoch, self._host.machine.applied_index)
