@@ -126,7 +126,7 @@ def _progress(scenario: Scenario, arena: Arena, report: Report, began: float, en
     history = arena.workload.history
     kinds = {kind: history.count("ok", [kind]) for kind in ("write", "read", "snapshot", "snapread", "rollback")}
     counts = ", ".join(f"{count} {kind}s" for kind, count in kinds.items())
-    enough = all(kinds.values()) and arena.faults > 0
+    enough = all(kinds.values()) and (arena.faults > 0 or not scenario.hurts)
     unclear = f"{history.count('fail')} refused, {history.count('info')} of unknown outcome"
     report.findings.append(Finding("something happened", enough, f"{arena.faults} faults; {counts}; {unclear}"))
     if scenario.gap_s_max is not None:

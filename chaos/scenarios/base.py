@@ -21,6 +21,7 @@ class Scenario:
     settings: Mapping[str, Any] = field(default_factory=dict)
     shape: Shape = field(default_factory=Shape)
     gap_s_max: float | None = 10.0
+    hurts: bool = True  # a run in which no fault happened proves nothing
 
 
 # Writes so large that journals roll over and a node that was away for some seconds has to install.
