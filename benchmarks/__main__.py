@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from benchmarks import etcd, nodes, rollback, snapshots, writes
+from benchmarks import etcd, install, nodes, rollback, snapshots, writes
 from benchmarks.harness import Report, machine
 
 SUITES = {
@@ -13,6 +13,7 @@ SUITES = {
     "snapshots": snapshots.run,
     "rollback": rollback.run,
     "nodes": nodes.run,
+    "install": install.run,
     "etcd": etcd.run,
 }
 

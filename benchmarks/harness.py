@@ -105,7 +105,7 @@ async def fill(space: lastgood.Space, total_bytes: int) -> None:
 
     async def one(offset: int) -> None:
         async with gate:
-            await space.write(offset, os.urandom(PAGE) * min(MIB // PAGE, (total_bytes - offset) // PAGE))
+            await space.write(offset, os.urandom(min(MIB, total_bytes - offset)))  # no two pages alike
 
     await asyncio.gather(*(one(offset) for offset in range(0, total_bytes, MIB)))
 
