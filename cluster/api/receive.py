@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from cluster.api.hosts import HostRule
@@ -49,6 +49,8 @@ def check_headers(request: web.BaseRequest, hosts: HostRule, reached: str | None
                 origins.append(value.decode("latin-1"))
     if size > HEADER_BYTES_MAX:
         raise ProblemError("too_large", f"the headers have {size} bytes, at most {HEADER_BYTES_MAX}")
+    if not host_values and request.version < HttpVersion11:
+        return  # a plain health check; browsers, against which the rule stands, always name the host
     if len(host_values) != 1:
         raise ProblemError("bad_request", f"{len(host_values)} Host headers, expected one")
     if not hosts.allows_host(host_values[0], reached):

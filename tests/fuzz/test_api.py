@@ -5,6 +5,7 @@ import json
 
 import aiohttp
 import msgspec
+import pytest
 from aiohttp import WSMsgType
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -162,6 +163,24 @@ def test_queries_of_any_text_get_an_answer():
                 assert response.headers["Content-Type"] == "application/problem+json"
 
     example()
+
+
+def test_the_fuzz_finds_a_planted_crash():
+    """A canary: a decoder that fails on one sort of argument must not survive the examples of this file."""
+
+    def planted(raw):
+        decoded = msgspec.msgpack.decode(raw)
+        if isinstance(decoded, dict) and "offset" in decoded:
+            raise KeyError("planted")
+
+    @QUICK
+    @given(args=tree)
+    def example(args):
+        if _encodable(args):
+            planted(msgspec.msgpack.encode(args))
+
+    with pytest.raises(KeyError, match="planted"):
+        example()
 
 
 def test_messages_of_any_bytes_close_the_stream_or_are_answered():

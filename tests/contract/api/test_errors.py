@@ -319,6 +319,13 @@ async def test_a_service_that_breaks_its_word_is_an_internal_error_not_a_page(do
     assert "secret" not in json.dumps(body)
 
 
+async def test_a_health_check_of_http_1_0_needs_no_host(door):
+    status, _, _ = await door.raw("GET /livez HTTP/1.0")
+    assert status == 200
+    status, _, _ = await door.raw("GET /livez HTTP/1.0\nHost: evil.example")
+    assert status == 403
+
+
 async def test_allowed_hosts_and_origins():
     async with running(allowed_hosts=["node-1.example:7801", "http://edge.example"]) as door:
         for host in ("node-1.example", "NODE-1.example:9", "edge.example.", "localhost:1", "[::1]:80", "127.0.0.1"):
