@@ -9,6 +9,7 @@ of peer or of checkpoint keeps everything.
 from __future__ import annotations
 
 import threading
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, Protocol, TypeVar
@@ -355,7 +356,7 @@ class Landing:
         return encode_places(leaf_ids, positions)
 
     def _rows_of(self, ask: Ask) -> tuple[Pool, np.ndarray, np.ndarray, np.ndarray]:
-        part = int(np.searchsorted(self._page_row_starts, ask.start, "right")) - 1
+        part = bisect_right(self._page_row_starts, ask.start) - 1
         pool, ordinals, leaf_ids, positions = self._page_rows[part]
         at = slice(ask.start - self._page_row_starts[part], ask.stop - self._page_row_starts[part])
         return pool, ordinals[at], leaf_ids[at], positions[at]
@@ -364,11 +365,11 @@ class Landing:
         """Verifies and keeps leaf entries. Returns what must be asked for as a whole. Raises Damaged."""
         decoded = decode_leaves(body)
         asked = self._leaf_asks[ask.start : ask.stop]
-        if [leaf_id for leaf_id, _, _ in decoded] != [leaf_id for leaf_id, _ in asked]:
+        if [leaf_id for leaf_id, _, _, _ in decoded] != [leaf_id for leaf_id, _ in asked]:
             raise Damaged("leaves that were not asked for")
         rows = self._known_manifest().leaves
         whole: list[int] = []
-        for (leaf_id, at, entries), (_, since) in zip(decoded, asked, strict=True):
+        for (leaf_id, at, entries, sent), (_, since) in zip(decoded, asked, strict=True):
             complete = merge(self._near[leaf_id], at, entries) if since else entries
             digest, meta = rows["digest"][leaf_id].tobytes(), rows["meta"][leaf_id].tobytes()
             page_digests = page_digests_of(complete, self._page_size(leaf_id))
@@ -378,7 +379,7 @@ class Landing:
                 whole.append(leaf_id)
                 continue
             with self._lock:
-                self._progress.append(Record.LEAF, digest, meta, encode_leaf(leaf_id, complete))
+                self._progress.append(Record.LEAF, digest, meta, encode_leaf(leaf_id, complete) if since else sent)
                 self._leaves[digest + meta] = complete
         with self._lock:
             start = len(self._leaf_asks)

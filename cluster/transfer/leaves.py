@@ -79,20 +79,20 @@ def encode_leaf(leaf_id: int, entries: LeafEntries, *, since: int = 0, compress:
     return HEAD.pack(leaf_id, len(at), codec, 0, len(columns)) + columns + digests
 
 
-def decode_leaves(body: bytes | memoryview) -> list[tuple[int, np.ndarray, LeafEntries]]:
-    """(leaf id, positions that travelled, entries) of each leaf in a LEAVES body. Raises Damaged."""
+def decode_leaves(body: bytes | memoryview) -> list[tuple[int, np.ndarray, LeafEntries, bytes]]:
+    """(leaf id, positions that travelled, entries, their bytes) of each leaf in a LEAVES body. Raises Damaged."""
     view, offset, found = memoryview(body), 0, []
     while offset < len(view):
         if len(view) - offset < HEAD.size:
             raise Damaged("leaf entries end in a header")
         leaf_id, count, codec, zero, packed_bytes = HEAD.unpack_from(view, offset)
-        offset += HEAD.size
+        began, offset = offset, offset + HEAD.size
         stop = offset + packed_bytes + 16 * count
         if count > ENTRIES or zero != 0 or stop > len(view):
             raise Damaged(f"leaf {leaf_id}: {count} entries in {len(view) - offset} bytes")
         columns = _unpack(view[offset : offset + packed_bytes], codec, count * (ENTRY_BYTES - 16))
         digests = np.frombuffer(view, np.uint8, 16 * count, offset + packed_bytes).reshape(count, 16)
-        found.append((leaf_id, *_columns(leaf_id, columns, count, digests)))
+        found.append((leaf_id, *_columns(leaf_id, columns, count, digests), bytes(view[began:stop])))
         offset = stop
     return found
 

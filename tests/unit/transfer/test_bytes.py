@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from cluster.transfer import frames
 from cluster.transfer.frames import Codec, Damaged, GetManifest, Hello, Kind, RefusedBody, Tell, Welcome
+from cluster.transfer.index import DigestIndex, first_of_each
 from cluster.transfer.leaves import LeafEntries, decode_leaves, empty_entries, encode_leaf, merge
 from cluster.transfer.manifest import CHUNK_ROW, LEAF_ROW, build_manifest, decode_manifest, encode_manifest
 from cluster.transfer.progress import ProgressFile, Record, spans_of
@@ -83,7 +84,7 @@ def test_no_bytes_crash_a_decoder(raw):
 @given(st.integers(0, 10**6), st.integers(0, 256), st.booleans())
 def test_leaf_entries_read_back(seed, present, compress):
     made = entries(seed, present)
-    ((leaf_id, _, read),) = decode_leaves(encode_leaf(9, made, compress=compress))
+    ((leaf_id, _, read, _),) = decode_leaves(encode_leaf(9, made, compress=compress))
     assert leaf_id == 9 and same(read, made) and read.meta_digest() == made.meta_digest()
 
 
@@ -97,7 +98,7 @@ def test_entries_above_a_version_complete_an_older_leaf(seed, since, changed):
         new.present[position] = position % 3 > 0
         new.versions[position] = since + 1 + position
         new.digests[position] = position if position % 3 else 0
-    ((_, at, read),) = decode_leaves(encode_leaf(1, new, since=since))
+    ((_, at, read, _),) = decode_leaves(encode_leaf(1, new, since=since))
     assert same(merge(old, at, read), new)
     assert sorted(at.tolist()) == sorted(changed)
 
@@ -146,6 +147,24 @@ def test_spans_cover_exactly_the_ordinals(ordinals):
         number for start, stop in spans_of(np.array(ordinals, np.int64)).tolist() for number in range(start, stop)
     ]
     assert covered == sorted(ordinals)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 20), max_size=40), st.lists(st.integers(0, 30), max_size=40))
+def test_the_index_finds_what_a_dict_finds(held, asked):
+    """Digests that share their first half on purpose are told apart."""
+
+    def digests(numbers):
+        rows = [bytes(8) + bytes([n] * 8) if n % 2 else bytes([n] * 16) for n in numbers]
+        return np.frombuffer(b"".join(rows), np.uint8).reshape(-1, 16)
+
+    slots = np.arange(1, len(held) + 1, dtype=np.uint32)
+    twin = {}
+    for number, slot in zip(held, slots.tolist(), strict=True):
+        twin.setdefault(number, slot)
+    found = DigestIndex(digests(held), slots).find(digests(asked))
+    assert found.tolist() == [twin.get(number, 0) for number in asked]
+    assert first_of_each(digests(held)).tolist() == [slot - 1 for slot in twin.values()]
 
 
 def header(kind, request=1, codec=Codec.RAW):
