@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from zlib import crc32
 
+import numpy as np
+
 from node.commands import Tx
 from node.results import Refused, TxDone
 from node.settings import Limits
@@ -276,18 +278,7 @@ def cut(space: Space, size: int, lvc: int) -> tuple[dict[int, Leaf], int]:
         leaf.owner = FROZEN
     changed = 0
     for number in numbers:
-        old = table.leaves[number]
-        low = max(first_gone - (number << 8), 0)
-        pages = [at for at in range(low, 256) if old.slot_of[at]] if low < 256 else []
-        if not pages:
-            continue
-        leaf = table.own(number)
-        for at in pages:
-            table.clear(leaf, at)
-            leaf.version_of[at] = lvc
-            _mark(space, leaf, at, leaf.mark_of[at])
-        space.pages -= len(pages)
-        changed += len(pages)
+        changed += _cut_leaf(space, number, max(first_gone - (number << 8), 0), lvc)
     if boundary is not None and (old_leaf := table.leaves.get(boundary >> 8)) and old_leaf.slot_of[boundary & 255]:
         leaf = table.own(boundary >> 8)
         slot = touch_page(space, leaf, boundary, lvc, [])
@@ -295,3 +286,26 @@ def cut(space: Space, size: int, lvc: int) -> tuple[dict[int, Leaf], int]:
         space.heap.view[base + size : base + (boundary + 1) * page_size] = bytes((boundary + 1) * page_size - size)
         changed += 1
     return held, changed
+
+
+def _cut_leaf(space: Space, number: int, low: int, lvc: int) -> int:
+    """Replaces a leaf by one without the pages from entry `low` on. How many of those were present."""
+    table = space.table
+    old = table.leaves[number]
+    gone = old.slots != 0
+    gone[:low] = False
+    many = int(np.count_nonzero(gone))
+    if not many:
+        return 0
+    leaf = Leaf(space.heap, bytearray(old.block), table.generation)
+    leaf.slots[gone] = 0
+    space.heap.retain(leaf.slots)
+    leaf.versions[gone] = lvc
+    marks = leaf.marks
+    fresh = gone & (marks != space.interval)
+    space.dirty_pages += int(np.count_nonzero(fresh))
+    space.baseline_dirty_pages += int(np.count_nonzero(marks[fresh] < space.baseline_interval))
+    marks[fresh] = space.interval
+    space.pages -= many
+    table.leaves[number] = leaf
+    return many

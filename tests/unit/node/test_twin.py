@@ -9,7 +9,7 @@ from __future__ import annotations
 from hypothesis import HealthCheck, event, given, note, settings
 from hypothesis import strategies as st
 
-from node.commands import CreateSpace, DeleteSpace, Rollback, TakeSnapshots, Tx
+from node.commands import CreateSpace, DeleteSpace, Rollback, TakeSnapshots, Tick, Tx
 from node.results import Refused, RollbackDone, SnapshotsDone, SpaceDone, TxDone
 from node.settings import Limits
 from tests.unit.node.rig import Rig
@@ -18,19 +18,21 @@ from tests.unit.node.twin import PAGE, TwinSpace, naive_root
 POLICY = {"dirty_ratio": 0.5, "dirty_pages_min": 4, "lvc_delta": 9, "ring": 3}
 LIMITS = Limits(chain_max=3)
 TWIN_POLICY = {**POLICY, "chain_max": 3}
-NAMES = ["a", "b"]
 
 offsets = st.one_of(st.integers(0, 3 * PAGE), st.integers(254 * PAGE, 258 * PAGE))
 blocks = st.builds(
     lambda byte, many: bytes([byte]) * many, st.integers(0, 255), st.sampled_from([1, 7, 100, PAGE, 2 * PAGE + 5])
 )
 writes = st.lists(st.tuples(offsets, blocks), min_size=1, max_size=3)
-names = st.sampled_from(NAMES)
+names = st.sampled_from(["a", "a", "a", "b"])
 steps = st.one_of(
     st.tuples(st.just("tx"), names, writes, st.none()),
     st.tuples(st.just("tx"), names, writes, st.none()),
     st.tuples(st.just("tx"), names, st.one_of(st.just([]), writes), offsets),
-    st.tuples(st.just("snapshot"), names, st.sampled_from(["auto", "incremental", "full"])),
+    st.tuples(
+        st.just("snapshot"), names, st.sampled_from(["auto", "incremental", "full"]), st.sampled_from([None, 300])
+    ),
+    st.tuples(st.just("wait"), st.integers(1, 400)),
     st.tuples(st.just("to_snapshot"), names, st.integers(0, 5)),
     st.tuples(st.just("to_lvc"), names, st.integers(0, 12)),
     st.tuples(st.just("fork"), st.integers(0, 5)),
@@ -74,13 +76,19 @@ class World:
         for name in list(self.twins):
             self.tx(name, [], 0)
 
-    def snapshot(self, name, kind) -> None:
-        outcome = self.apply(TakeSnapshots([name], kind=kind))
+    def wait(self, ms) -> None:
+        self.rig.now_ms += ms
+        self.apply(Tick())
+        for twin in self.twins.values():
+            twin.expire(self.rig.now_ms)
+
+    def snapshot(self, name, kind, ttl_ms) -> None:
+        outcome = self.apply(TakeSnapshots([name], kind=kind, ttl_ms=ttl_ms))
         twin = self.twins.get(name)
         if twin is None:
             assert isinstance(outcome, Refused) and outcome.code == "not_found"
             return
-        twin.snapshot(kind, "requested", TWIN_POLICY)
+        twin.snapshot(kind, "requested", TWIN_POLICY, due_ms=ttl_ms and self.rig.now_ms + ttl_ms)
         assert isinstance(outcome, SnapshotsDone) and outcome.snapshots[0].id == twin.snapshot_seq
 
     def to_snapshot(self, name, pick) -> None:
@@ -191,8 +199,8 @@ class World:
         assert [found.id for found in infos] == sorted(twin.snapshots, reverse=True)
         for found in infos:
             row = twin.snapshots[found.id]
-            facts = {key: getattr(found, key) for key in row if key != "state"}
-            assert facts == {key: value for key, value in row.items() if key != "state"}
+            facts = {key: getattr(found, key) for key in row if key not in ("state", "due_ms")}
+            assert facts == {key: row[key] for key in facts}
 
     def check_deep(self) -> None:
         for name, twin in self.twins.items():
@@ -213,7 +221,7 @@ class World:
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-@given(plan=st.lists(st.tuples(steps, disturbances), min_size=1, max_size=25))
+@given(plan=st.lists(st.tuples(steps, disturbances), min_size=5, max_size=30))
 def test_agrees_with_the_twin(plan):
     world = World()
     for (kind, *arguments), disturbance in plan:

@@ -94,7 +94,7 @@ class TwinSpace:
             return "lvc_delta"
         return "chain" if state.chain > policy["chain_max"] else None
 
-    def snapshot(self, kind: str, reason: str, policy: dict, *, label: str | None = None) -> None:
+    def snapshot(self, kind: str, reason: str, policy: dict, *, due_ms: int | None = None) -> None:
         state = self.state
         if kind == "auto":
             kind = "hybrid" if state.baseline and self.rule(policy) else "incremental"
@@ -105,7 +105,7 @@ class TwinSpace:
         self.snapshot_seq += 1
         row = {
             "id": self.snapshot_seq, "kind": kind, "reason": reason, "base": base, "lvc": self.lvc, "epoch": self.epoch,
-            "size": state.size, "pages": len(state.pages), "dirty_pages": len(dirty), "label": label,
+            "size": state.size, "pages": len(state.pages), "dirty_pages": len(dirty),
         }  # fmt: skip
         state.last_snapshot = self.snapshot_seq
         state.dirty = set()
@@ -116,12 +116,18 @@ class TwinSpace:
             state.transactions = 0
             state.chain = 0
         row["state"] = deepcopy(state)
+        row["due_ms"] = due_ms
         self.snapshots[self.snapshot_seq] = row
         asked = reason == "requested"
         ring = [key for key, other in self.snapshots.items() if (other["reason"] == "requested") == asked]
         for key in ring[: -policy["ring"]]:
             del self.snapshots[key]
         self.remember()
+
+    def expire(self, now_ms: int) -> None:
+        for identity, row in list(self.snapshots.items()):
+            if row["due_ms"] is not None and row["due_ms"] <= now_ms:
+                del self.snapshots[identity]
 
     def rollback(self, target: TwinState, policy: dict) -> int:
         """Pages reverted."""
