@@ -1,11 +1,14 @@
 """Every row and every reachable code of the HTTP contract, against three real node processes."""
 
 import concurrent.futures
+import http.client
 import itertools
 import json
 import signal
 import time
+from urllib.parse import urlsplit
 
+import msgspec
 import pytest
 from lastgood.codes import CODES
 
@@ -424,8 +427,6 @@ def test_pins_are_a_set_of_holders(api, room):
 
 
 def test_a_large_transaction_is_staged_and_visible_at_once(api, room):
-    import msgspec
-
     raw = bytes(range(256)) * 4096 * 5
     body = msgspec.msgpack.encode({"writes": [{"offset": 0, "data": raw}]})
     for node in ("n1", "n2", "n3"):
@@ -449,6 +450,55 @@ def test_events_by_long_poll(api, cluster, room):
         api.good("GET", f"/v1/events?index={event['seq']}&wait=5s&space={room}", node=node) for node in cluster.ids
     ]
     assert everywhere[0] == everywhere[1] == everywhere[2]
+
+
+def test_events_as_a_stream_go_on_where_they_stopped(api, cluster, room):
+    def read(count, node, last=None):
+        where = urlsplit(api.endpoints[node])
+        connection = http.client.HTTPConnection(where.hostname, where.port, timeout=20)
+        headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": last} if last else {})
+        connection.request("GET", f"/v1/events?space={room}&types=snapshot.created", headers=headers)
+        answer = connection.getresponse()
+        assert answer.headers.get_content_type() == "text/event-stream"
+        found = []
+        while len(found) < count:
+            line = answer.readline().decode()
+            if line.startswith("id: "):
+                found.append((line[4:-1], json.loads(answer.readline().decode().removeprefix("data: "))))
+        connection.close()
+        return found
+
+    first = read(2, "n1", last=str(api.good("GET", f"/v1/events?index=0&wait=5s&space={room}")[0]["seq"] - 1))
+    assert [event["id"] for _, event in first] == [1, 2]
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        readers = [pool.submit(read, 2, node, first[-1][0]) for node in cluster.ids]
+        snapshots(api, room, 2)
+        everywhere = [reader.result(20) for reader in readers]
+    assert [event["id"] for _, event in everywhere[0]] == [3, 4]
+    assert everywhere[0] == everywhere[1] == everywhere[2]
+    assert all(int(number) == event["seq"] for number, event in everywhere[0])
+
+
+def test_a_long_answer_is_of_one_version(api, cluster, room):
+    """Reads of 6 MiB while every byte changes again and again: none may show two writes."""
+    size = 6 * 1024 * 1024
+
+    def write(value):
+        body = msgspec.msgpack.encode({"writes": [{"offset": 0, "data": bytes([value]) * size}]})
+        return api.ask("POST", f"/v1/spaces/{room}/tx", body, node=cluster.ids[0], Content_Type="application/msgpack")
+
+    assert write(1).status == 200
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(lambda: [write(value).status for value in range(2, 8)])
+        seen = set()
+        while not writing.done():
+            reply = api.ask("GET", f"/v1/spaces/{room}/data")
+            assert (reply.status, len(reply.body)) == (200, size)
+            assert len(set(reply.body)) == 1
+            assert int(reply.headers["x-lastgood-lvc"]) == 4 + reply.body[0]
+            seen.add(reply.body[0])
+        assert writing.result() == [200] * 6
+    assert len(seen) > 1
 
 
 # ---------------------------------------------------------------- codes that need a hurt cluster; the last tests here
