@@ -22,9 +22,7 @@ class Flow:
     def __init__(self, core: ConsensusCore) -> None:
         self._core = core
         self._aside: list[Peer] | None = None  # while the engine sends
-        self._held: list[
-            tuple[int, str, int, Message]
-        ] = []  # acks that wait for our own disk: index, peer, cid, message
+        self._held: dict[str, tuple[int, int, Message]] = {}  # peer -> index, cid, newest ack ahead of our own disk
         self._term = -1  # for which the members' progress is counted
         self.entries_sent = 0
 
@@ -127,9 +125,14 @@ class Flow:
             if core.guards.terms:
                 raise FailStop("an acknowledgement beyond the log", index=index, last=core.journal.last_index)
             return
-        if core.guards.self_durable and index > core.journal.durable_index:
-            self._held.append((index, peer.id, cid, message))
-            return
+        durable = core.journal.durable_index
+        if core.guards.self_durable and index > durable:
+            held = self._held.get(peer.id)
+            if held is None or held[0] < index:
+                self._held[peer.id] = (index, cid, message)
+            if durable <= core.engine.match_index(peer.node):
+                return  # nothing new counts; a leader whose disk hangs is not kept in office by this answer
+            index, message = durable, message | {"next_node_idx": durable + 1}
         peer.probing = False
         core.engine.receive(peer.node, message)
         if peer.hi is not None and peer.hi > index:
@@ -149,24 +152,21 @@ class Flow:
         """Our own disk has come further: acknowledgements that waited for it count now."""
         if not self._held:
             return
-        durable = self._core.journal.durable_index
-        ready = [held for held in self._held if held[0] <= durable]
-        if ready:
-            self._held = [held for held in self._held if held[0] > durable]
-            for _, peer_id, cid, message in ready:
-                self.on_ack(self._core.peers[peer_id], cid, message)
+        held, self._held = self._held, {}
+        for peer_id, (_, cid, message) in held.items():
+            self.on_ack(self._core.peers[peer_id], cid, message)
 
     def forget(self, peer_id: str) -> None:
         """The connection is gone, and with it what it carried."""
         if self._core.guards.epochs:
-            self._held = [held for held in self._held if held[1] != peer_id]
+            self._held.pop(peer_id, None)
 
     def _on_new_term(self) -> None:
         self._term = self._core.journal.term
         for peer in self._core.peers.values():
             peer.restart_progress()
         if self._core.guards.terms:
-            self._held = []
+            self._held = {}
 
     def has_room(self) -> bool:
         """Whether some follower could take entries that it was not sent yet."""

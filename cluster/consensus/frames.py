@@ -115,10 +115,11 @@ def parse_head(head: bytes | bytearray | memoryview) -> tuple[Kind, int, bool]:
 
 
 class EntryEncoder:
-    """Check sums and LZ4 blocks of the newest commands, made once for all followers. Bounded by count."""
+    """Check sums and LZ4 blocks of the newest commands, made once for all followers. Bounded in bytes."""
 
-    def __init__(self, entries_max: int = 256) -> None:
-        self._max = entries_max
+    def __init__(self, bytes_max: int = 16 * 1024 * 1024) -> None:
+        self._bytes_max = bytes_max
+        self._bytes = 0
         self._known: dict[int, tuple[bytes, int, bytes | None, int]] = {}  # index -> command, crc, block, its crc
 
     def wire(self, command: bytes, index: int, compress: bool) -> tuple[bytes, int]:
@@ -138,9 +139,16 @@ class EntryEncoder:
         return known[2] or command, known[3]
 
     def _remember(self, index: int, known: tuple[bytes, int, bytes | None, int]) -> None:
+        self._forget(index)
         self._known[index] = known
-        if len(self._known) > self._max:
-            del self._known[next(iter(self._known))]
+        self._bytes += len(known[0])
+        while self._bytes > self._bytes_max and len(self._known) > 1:
+            self._forget(next(iter(self._known)))
+
+    def _forget(self, index: int) -> None:
+        known = self._known.pop(index, None)
+        if known is not None:
+            self._bytes -= len(known[0])
 
 
 def encode_message(message: Message, encoder: EntryEncoder, *, compress: bool) -> list[bytes]:

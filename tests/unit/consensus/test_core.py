@@ -216,3 +216,36 @@ def test_a_follower_that_is_still_receiving_keeps_the_leader_for_a_bounded_time(
         solo.tick(after=0.1)
         solo.core.on_life("b", False)
     assert solo.core.role != "leader"
+
+
+def test_an_acknowledgement_ahead_of_our_disk_counts_as_far_as_our_disk_is() -> None:
+    solo = Solo()
+    solo.lead("b")
+    solo.sync()
+    solo.core.propose(b"first", lambda _: None)
+    first = solo.log.last_index
+    mark = solo.log.flush()
+    solo.core.propose(b"second", lambda _: None)
+    solo.acknowledge("b", first + 1)
+    solo.tick()
+    assert solo.core.commit_index < first
+    solo.log.sync(mark)
+    solo.log.synced(mark)
+    solo.core.on_durable()
+    solo.tick()
+    assert solo.core.commit_index == first
+    solo.sync()
+    solo.tick()
+    assert solo.core.commit_index == first + 1
+
+
+def test_a_leader_whose_disk_hangs_steps_down() -> None:
+    solo = Solo()
+    solo.lead("b")
+    solo.sync()
+    solo.acknowledge("b", solo.log.last_index)
+    solo.core.propose(b"stuck", lambda _: None)
+    for _ in range(20):
+        solo.tick(after=0.1)
+        solo.acknowledge("b", solo.log.last_index)
+    assert solo.core.role != "leader"

@@ -167,7 +167,7 @@ def test_a_backlog_makes_entries_small() -> None:
 
 
 def test_a_command_is_hashed_and_compressed_once_for_all() -> None:
-    encoder = EntryEncoder(entries_max=2)
+    encoder = EntryEncoder(bytes_max=250_000)
     command = bytes(100_000)
     first, crc = encoder.wire(command, 5, True)
     assert encoder.wire(command, 5, True)[0] is first and crc == crc32(first)
