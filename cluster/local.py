@@ -216,9 +216,9 @@ class LocalCluster:
             os.close(log)
 
     def _raise_if_ended(self, node_id: str) -> None:
-        child = self._children.get(node_id)
-        ended = child.poll() is not None if child is not None else self.pid_of(node_id) is None
-        if ended:
+        # A node that ended here may have been started again by somebody else: only the lock says.
+        if self.pid_of(node_id) is None:
+            child = self._children.get(node_id)
             status = f"with status {child.returncode}" if child is not None else "already"
             raise LocalClusterError(f"node {node_id} has ended {status}:\n{self.log_tail(node_id).rstrip()}")
 
