@@ -38,6 +38,8 @@ _BEFORE_THE_LOG: Final = frozenset(
     {"bad_request", "unauthorized", "forbidden", "method_not_allowed", "too_large", "unsupported_media_type"}
     | {"rate_limited", "no_leader", "installing", "storage_full"}
 )
+UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What decoding foreign bytes may raise."""
 _decode_problem = msgspec.msgpack.Decoder().decode
 
 
@@ -253,7 +255,7 @@ class Calls:
             return
         try:
             result = call.decode(body)
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             call.slot.set_exception(ProtocolError(f"answer to {call.op}: {error}"))
             return
         call.slot.set_result(result)
@@ -272,7 +274,7 @@ class Calls:
     def _refused(self, call: Call, status: int, body: Any, now: float) -> None:
         try:
             problem = _decode_problem(body)
-        except msgspec.MsgspecError:
+        except UNREADABLE:
             problem = None
         error = from_problem(status, problem, changing=call.changing)
         code = getattr(error, "code", None)

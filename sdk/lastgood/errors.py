@@ -212,12 +212,14 @@ def from_problem(status: int, problem: object, *, changing: bool) -> LastgoodErr
     `changing`: an open outcome of a change is `UnknownOutcome`; a read has no outcome, so it is refused.
     """
     members: dict[str, Any] = problem if isinstance(problem, dict) else {}
-    code = members.get("code") or ("internal" if status >= 500 else "bad_request")
+    code = members.get("code")
+    if not isinstance(code, str):
+        code = "internal" if status >= 500 else "bad_request"
     detail = str(members.get("detail") or members.get("title") or f"status {status} without a problem document")
     row = CODES.get(code)
     open_outcome = (row is not None and not row.outcome_known) or (row is None and status >= 500)
     if changing and open_outcome:
         return UnknownOutcome(detail, code=code)
     kind = BY_CODE.get(code, Refused)
-    extra = {name: value for name, value in members.items() if name not in _PROBLEM_MEMBERS}
+    extra = {str(name): value for name, value in members.items() if name not in _PROBLEM_MEMBERS}
     return kind(detail, code=code, status=status, extra=extra)

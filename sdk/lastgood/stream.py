@@ -16,7 +16,7 @@ import aiohttp
 import msgspec
 
 from lastgood.answers import ClusterStatus
-from lastgood.calls import Call, Calls, Decode, Limits
+from lastgood.calls import UNREADABLE, Call, Calls, Decode, Limits
 from lastgood.endpoints import Endpoints
 from lastgood.errors import Unavailable, from_problem
 from lastgood.requests import Nothing, Request
@@ -239,7 +239,7 @@ class Stream:
                     self._wake()
                 if link is not self._link:
                     self._close_if_left(link)
-        except (aiohttp.ClientError, OSError, msgspec.MsgspecError):
+        except (aiohttp.ClientError, OSError, *UNREADABLE):
             return
         finally:
             self._lost(link)
