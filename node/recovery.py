@@ -6,6 +6,7 @@ leaves, not with the bytes of the pages: those are read, and checked against the
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -121,7 +122,13 @@ class Loaded:
 
 def load_checkpoint(store: CheckpointStore, heaps: HeapSet) -> Loaded | None:
     """The stored state with all its leaves, which refer to slots of `heaps`; None if nothing was ever committed."""
-    return _Loader(store, heaps).load()
+    enabled = gc.isenabled()
+    gc.disable()  # everything that is made here stays; the collector would walk it again and again
+    try:
+        return _Loader(store, heaps).load()
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def read_head(store: CheckpointStore) -> Head | None:
