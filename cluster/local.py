@@ -249,7 +249,7 @@ class LocalCluster:
             killed = [node_id for node_id in wanted if self.pid_of(node_id) is not None]
             for node_id in killed:
                 self.kill(node_id)
-        for node_id in wanted:
+        for node_id in node_ids or self.ids:
             self._reap(node_id)
         return killed
 
