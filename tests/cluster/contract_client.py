@@ -136,3 +136,9 @@ def as_json(body: Any) -> Any:
 
 def b64(raw: bytes) -> str:
     return base64.b64encode(raw).decode()
+
+
+def snapshots(api: Client, room: str, count: int) -> None:
+    """Takes `count` snapshots."""
+    for _ in range(count):
+        api.good("POST", f"/v1/spaces/{room}/snapshots")
