@@ -19,6 +19,7 @@ from cluster.runtime import NodeRuntime
 
 EXIT_FATAL: Final = 70  # EX_SOFTWARE: an invariant, a failed fsync, damage that can't be worked around
 EXIT_USAGE: Final = 2
+GC_THRESHOLDS: Final = (20_000, 20, 50)
 
 
 async def run(config: NodeConfig) -> int:
@@ -40,8 +41,10 @@ async def run(config: NodeConfig) -> int:
         loop.add_signal_handler(number, end, 0)
     node = NodeRuntime(config, fatal)
     await node.start()
+    # What lives now lives on; the hot path makes many short-lived objects and hardly a cycle.
     gc.collect()
     gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
     status = await ended
     await node.stop()
     return status

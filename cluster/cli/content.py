@@ -108,6 +108,11 @@ async def _pieces(
     if length is not None and length <= READ_BYTES_MAX:
         yield await handle.read(offset, length, snapshot=ref)
         return
+    if ref is None and (await handle.info()).size - offset < READ_BYTES_MAX:
+        piece = await handle.read(offset, READ_BYTES_MAX)
+        if len(piece) < READ_BYTES_MAX:  # that was all, so it was of one moment
+            yield piece
+            return
     async with held_snapshot(handle, ref) as source:
         if offset > source.size:
             raise lastgood.RangeNotSatisfiable(f"offset {offset} lies outside the {source.size} bytes of {handle.name}")
