@@ -29,8 +29,7 @@ class SnapshotMeta(msgspec.Struct, array_like=True, frozen=True):
     root: bytes | None
 
 
-@dataclass(frozen=True, slots=True)
-class SnapshotImage:
+class SnapshotImage(msgspec.Struct, frozen=True, eq=False):
     meta: SnapshotMeta
     leaves: Leaves
 
@@ -56,8 +55,7 @@ class SpaceMeta(msgspec.Struct, array_like=True, frozen=True):
     context: Context
 
 
-@dataclass(frozen=True, slots=True)
-class WindowImage:
+class WindowImage(msgspec.Struct, frozen=True, eq=False):
     """The undo window: records of LVCs `first_lvc` … `first_lvc + count - 1` live.
 
     `columns` hold the records from `rows_from_lvc` on (those before were in the freeze before), as the machine's
@@ -71,8 +69,7 @@ class WindowImage:
     held: dict[int, Leaves]
 
 
-@dataclass(frozen=True, slots=True)
-class SpaceImage:
+class SpaceImage(msgspec.Struct, frozen=True, eq=False):
     meta: SpaceMeta
     leaves: Leaves
     snapshots: tuple[SnapshotImage, ...]
