@@ -250,14 +250,14 @@ class LocalCluster:
             for node_id in killed:
                 self.kill(node_id)
         for node_id in node_ids or self.ids:
-            self._reap(node_id)
+            self.reap(node_id)
         return killed
 
     def kill(self, node_id: str) -> None:
         """SIGKILL; returns when the process is gone."""
         self.signal(node_id, signal.SIGKILL)
         wait_until(lambda: self.pid_of(node_id) is None, timeout_s=STOP_GRACE_S, clock=time.monotonic, sleep=time.sleep)
-        self._reap(node_id)
+        self.reap(node_id)
 
     def pause(self, node_id: str) -> None:
         self.signal(node_id, signal.SIGSTOP)
@@ -278,7 +278,8 @@ class LocalCluster:
             except ProcessLookupError:
                 pass
 
-    def _reap(self, node_id: str) -> None:
+    def reap(self, node_id: str) -> None:
+        """Waits for the end of a process that this object started and that somebody has stopped."""
         child = self._children.pop(node_id, None)
         if child is not None:
             child.wait(timeout=STOP_GRACE_S)
