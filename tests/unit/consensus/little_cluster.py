@@ -8,6 +8,7 @@ from random import Random
 from typing import Any
 
 from chaos.sim.disk import SimDisk
+from cluster.consensus import frames
 from cluster.consensus.core import ConsensusCore
 from cluster.consensus.seams import Base, Message
 from cluster.consensus.settings import CoreSettings
@@ -15,6 +16,11 @@ from node.commands import InitCluster, Tick, encode_command
 from wal.journal import JournalConfig, RaftJournal
 
 SMALL = JournalConfig(bytes_max=1 << 20, segment_bytes=1 << 16, cache_bytes=1 << 18)
+
+
+def over_the_wire(message: Message) -> Message:
+    """What the other side gets, byte for byte: whatever the core says must be a message that the wire admits."""
+    return frames.decode_message(b"".join(frames.encode_message(message, frames.EntryEncoder(), compress=True)))
 
 
 class ListMachine:
@@ -91,7 +97,7 @@ class Member:
         self.cluster.sent.append((self.id, peer, message))
         link = self.cluster.links.get((self.id, peer))
         if link is not None and link[0] == cid:
-            link[1].append(message)
+            link[1].append(over_the_wire(message))
 
     def fetch(self, base: Base, source: str, done: Callable[[Base], None]) -> None:
         self.fetches.append((base, source, done))

@@ -11,7 +11,7 @@ from cluster.consensus.core import ConsensusCore
 from cluster.consensus.seams import Base, Message
 from cluster.consensus.settings import ALL_FEATURES, CoreSettings, Feature
 from node.commands import InitCluster, Tick, encode_command
-from tests.unit.consensus.little_cluster import SMALL, ListMachine
+from tests.unit.consensus.little_cluster import SMALL, ListMachine, over_the_wire
 from wal.journal import RaftJournal
 
 NOTHING = Feature(0)
@@ -57,7 +57,7 @@ class Solo:
         return self.rng.random()
 
     def send(self, peer: str, cid: int, message: Message) -> None:
-        self.sent.append((peer, message))
+        self.sent.append((peer, over_the_wire(message)))
 
     def fetch(self, base: Base, source: str, done: Callable[[Base], None]) -> None:
         self.fetches.append((base, source, done))
