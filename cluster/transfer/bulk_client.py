@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
+from cluster.transfer.comparison import LocalState
 from cluster.transfer.frames import (
     BODY_BYTES_MAX,
     FRAME_BYTES,
@@ -33,7 +34,7 @@ from cluster.transfer.frames import (
     encode_control,
     encode_frame,
 )
-from cluster.transfer.landing import Landing, LocalState
+from cluster.transfer.landing import Landing
 from cluster.transfer.limiter import Bucket
 from cluster.transfer.manifest import MANIFEST_BYTES_MAX, Manifest, decode_manifest
 from cluster.transfer.protocol import (

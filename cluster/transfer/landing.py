@@ -9,61 +9,32 @@ of peer or of checkpoint keeps everything.
 from __future__ import annotations
 
 import threading
-from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, TypeVar
 
 import lz4.block
 import numpy as np
 
+from cluster.transfer.comparison import LocalState, Pages, Round
 from cluster.transfer.digests import chunk_digest
 from cluster.transfer.frames import (
-    FRAME_BYTES,
     Codec,
     Damaged,
-    Kind,
-    encode_chunk_asks,
-    encode_leaf_asks,
-    encode_places,
 )
 from cluster.transfer.index import DigestIndex, first_of_each
-from cluster.transfer.leaves import ENTRIES, ENTRY_BYTES, LeafEntries, decode_leaves, encode_leaf, merge
-from cluster.transfer.leaves import HEAD as LEAF_HEAD
+from cluster.transfer.leaves import ENTRIES, LeafEntries, decode_leaves, encode_leaf, merge
 from cluster.transfer.manifest import Manifest, decode_manifest, encode_manifest
 from cluster.transfer.pool import NO_SLOT, Pool
 from cluster.transfer.progress import SPAN, Plan, ProgressFile, Record, decode_plan, encode_plan, spans_of
 from cluster.transfer.protocol import Ask
 from node.digest import DIGEST_BYTES, leaf_digest, zero_page_digest
-from node.heap import U32, VERIFIED, Heap, HeapSet, RottenSlot
+from node.heap import U32, Heap, HeapSet
 from wal.checks import invariant
 
 T = TypeVar("T")
-LEAF_BYTES_MAX: Final = ENTRIES * ENTRY_BYTES + LEAF_HEAD.size
-LEAVES_PER_ASK: Final = FRAME_BYTES // LEAF_BYTES_MAX
 ALLOC_BATCH: Final = 4096  # slots taken in one turn of the thread that applies
 DURABLE_HEAD_BYTES: Final = 4  # page size before the spans
-
-
-class LocalState(Protocol):
-    """What this node holds outside the transfer, frozen: as long as this object lives, none of it is written."""
-
-    def leaf(self, digest: bytes, meta: bytes) -> object | None:
-        """The very leaf, by digest and metadata digest."""
-
-    def near(self, uid: int, leaf_no: int) -> tuple[int, LeafEntries] | None:
-        """The live leaf at that place of that space, and the space's LVC; None when the space is not here."""
-
-    def pages(self, page_size: int) -> tuple[np.ndarray, U32]:
-        """Digests and slots of all hashed pages that are held."""
-
-
-class Landed(Protocol):
-    """A complete image: everything verified and durable."""
-
-    manifest: Manifest
-
-    def leaf(self, leaf_id: int) -> object | tuple[LeafEntries, U32]: ...
 
 
 def page_digests_of(entries: LeafEntries, page_size: int) -> np.ndarray:
@@ -92,15 +63,7 @@ class Landing:
         self._fresh: list[tuple[Pool, np.ndarray]] = []  # verified and not yet durable
         self._fresh_bytes = 0
         self._searched = True
-        self._local: LocalState | None = None
-        self._manifest: Manifest | None = None
-        self._local_leaves: dict[int, object] = {}
-        self._local_pages: dict[int, DigestIndex] = {}
-        self._near: dict[int, LeafEntries] = {}
-        self._leaf_asks: list[tuple[int, int]] = []  # leaf id, since
-        self._chunk_asks: list[int] = []
-        self._page_rows: list[tuple[Pool, np.ndarray, np.ndarray, np.ndarray]] = []
-        self._page_row_starts: list[int] = []
+        self._round: Round | None = None
         self._received: tuple[tuple[int, int], DigestIndex] | None = None
         self.held: Manifest | None = None
         self.transfer: str | None = None
@@ -171,8 +134,7 @@ class Landing:
         self._chunks.clear()
         self._fresh.clear()
         self._fresh_bytes = 0
-        self._local = self._manifest = self.held = self.transfer = self._received = None
-        self._local_leaves, self._local_pages, self._near = {}, {}, {}
+        self._round = self.held = self.transfer = self._received = None
         self._searched = True
         self.total_bytes = self.done_bytes = 0
 
@@ -186,39 +148,8 @@ class Landing:
             if self.held is None or self.held.digest != manifest.digest:
                 self._progress.append(Record.MANIFEST, encode_manifest(manifest))
                 self.held = manifest
-            self._manifest, self._local = manifest, local
-            self._local_pages = {}
-            self._compare_leaves(manifest, local)
-            digests = [row.tobytes() for row in manifest.chunks["digest"]]
-            self._chunk_asks = [number for number, digest in enumerate(digests) if digest not in self._chunks]
-            sizes = manifest.chunks["raw_bytes"]
-            chunk_asks = [
-                Ask(Kind.GET_CHUNKS, at, at + 1, int(sizes[number])) for at, number in enumerate(self._chunk_asks)
-            ]
-            return (*chunk_asks, *self._cut_leaf_asks(0))
-
-    def _compare_leaves(self, manifest: Manifest, local: LocalState) -> None:
-        self._local_leaves, self._near, self._leaf_asks = {}, {}, []
-        for leaf_id, row in enumerate(manifest.leaves):
-            digest, meta = row["digest"].tobytes(), row["meta"].tobytes()
-            if digest + meta in self._leaves:
-                continue
-            here = local.leaf(digest, meta)
-            if here is not None:
-                self._local_leaves[leaf_id] = here
-                continue
-            near = local.near(int(row["uid"]), int(row["leaf_no"]))
-            if near is not None:
-                self._near[leaf_id] = near[1]
-            self._leaf_asks.append((leaf_id, near[0] if near is not None else 0))
-
-    def _cut_leaf_asks(self, start: int) -> list[Ask]:
-        stops = range(start, len(self._leaf_asks), LEAVES_PER_ASK)
-        return [
-            Ask(Kind.GET_LEAVES, at, stop, (stop - at) * LEAF_BYTES_MAX)
-            for at in stops
-            for stop in (min(at + LEAVES_PER_ASK, len(self._leaf_asks)),)
-        ]
+            self._round = Round(manifest, local, self._leaves, self._chunks)
+            return (*self._round.cut_chunk_asks(), *self._round.cut_leaf_asks())
 
     def _search(self) -> None:
         """After a kill: pages past the durable mark are read and hashed, not asked for."""
@@ -233,75 +164,32 @@ class Landing:
 
         Raises HeapFull, with nothing changed for the page sizes not reached; calling it again is fine.
         """
-        invariant(self._manifest is not None and self._local is not None, "a plan follows a comparison")
+        round_ = self._now()
+        round_.forget_pages()
         asks: list[Ask] = []
-        self._page_rows, self._page_row_starts = [], []
         total = missing = 0
-        for page_size, (leaf_ids, positions, digests) in sorted(self._wanted().items()):
+        for page_size, (leaf_ids, positions, digests) in sorted(round_.wanted().items()):
             pool = self._pool_on_loop(page_size)
             distinct = first_of_each(digests)
-            leaf_ids, positions, digests = leaf_ids[distinct], positions[distinct], digests[distinct]
-            absent = self._find_local(page_size, digests) == NO_SLOT
-            leaf_ids, positions, digests = leaf_ids[absent], positions[absent], digests[absent]
-            total += len(digests) * page_size
-            ordinals = self._ordinals(pool, digests)
-            open_rows = ~pool.verified[ordinals]
-            missing += int(open_rows.sum()) * page_size
-            asks += self._cut_page_asks(pool, ordinals[open_rows], leaf_ids[open_rows], positions[open_rows])
+            rows = distinct[round_.find_local(pool.heap, digests[distinct]) == NO_SLOT]
+            total += len(rows) * page_size
+            ordinals = self._ordinals(pool, digests[rows])
+            left = ~pool.verified[ordinals]
+            rows = rows[left]
+            missing += len(rows) * page_size
+            asks += round_.cut_page_asks(Pages(pool, ordinals[left], leaf_ids[rows], positions[rows]))
         self.total_bytes, self.done_bytes = total, total - missing
         return tuple(asks)
+
+    def _now(self) -> Round:
+        round_ = self._round
+        if round_ is None:
+            raise LookupError("nothing has been compared yet")
+        return round_
 
     def _pool_on_loop(self, page_size: int) -> Pool:
         pool = self._pools.get(page_size)
         return pool if pool is not None else self._on_loop(lambda: self._pool(page_size))
-
-    def _wanted(self) -> dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Per page size: leaf ids, positions and digests of the pages of all leaves that had to be received."""
-        parts: dict[int, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {}
-        for leaf_id, entries in self._received_leaves():
-            at = np.flatnonzero(entries.present)
-            ids = np.full(len(at), leaf_id, np.uint32)
-            parts.setdefault(self._page_size(leaf_id), []).append((ids, at.astype(np.uint8), entries.digests[at]))
-        return {
-            size: (
-                np.concatenate([part[0] for part in rows]),
-                np.concatenate([part[1] for part in rows]),
-                np.concatenate([part[2] for part in rows]),
-            )
-            for size, rows in parts.items()
-        }
-
-    def _received_leaves(self) -> list[tuple[int, LeafEntries]]:
-        manifest = self._known_manifest()
-        found = []
-        for leaf_id, row in enumerate(manifest.leaves):
-            if leaf_id not in self._local_leaves:
-                found.append((leaf_id, self._leaves[row["digest"].tobytes() + row["meta"].tobytes()]))
-        return found
-
-    def _known_manifest(self) -> Manifest:
-        manifest = self._manifest
-        if manifest is None:
-            raise LookupError("no manifest yet")
-        return manifest
-
-    def _page_size(self, leaf_id: int) -> int:
-        return 1 << int(self._known_manifest().leaves["page_shift"][leaf_id])
-
-    def _find_local(self, page_size: int, digests: np.ndarray) -> U32:
-        """Slots outside the transfer that hold these bytes; a slot not yet read since open is read now."""
-        index = self._local_pages.get(page_size)
-        if index is None and self._local is not None:
-            index = self._local_pages[page_size] = DigestIndex(*self._local.pages(page_size))
-        invariant(index is not None, "local pages are known when pages are planned")
-        found = index.find(digests) if index is not None else np.zeros(len(digests), np.uint32)
-        heap = self._heaps.get(page_size)
-        for row in np.flatnonzero((found != NO_SLOT) & (heap.flags[found] & VERIFIED == 0)).tolist():
-            try:
-                heap.verify(int(found[row]))
-            except (RottenSlot, OSError):
-                found[row] = NO_SLOT
-        return found
 
     def _ordinals(self, pool: Pool, digests: np.ndarray) -> np.ndarray:
         """An ordinal of the pool for each digest: that of an earlier plan, or a new one with a slot."""
@@ -329,66 +217,39 @@ class Landing:
             raise
         return np.sort(np.array(slots, np.uint32))
 
-    def _cut_page_asks(
-        self, pool: Pool, ordinals: np.ndarray, leaf_ids: np.ndarray, positions: np.ndarray
-    ) -> list[Ask]:
-        base = self._page_row_starts[-1] + len(self._page_rows[-1][1]) if self._page_rows else 0
-        self._page_rows.append((pool, ordinals, leaf_ids, positions))
-        self._page_row_starts.append(base)
-        size = pool.heap.page_size
-        step = FRAME_BYTES // size
-        return [
-            Ask(Kind.GET_PAGES, base + at, base + stop, (stop - at) * size)
-            for at in range(0, len(ordinals), step)
-            for stop in (min(at + step, len(ordinals)),)
-        ]
-
     # ------------------------------------------------------------ asking and taking
 
     def body_of(self, ask: Ask) -> bytes:
         """Body of the request for `ask`."""
-        if ask.kind is Kind.GET_LEAVES:
-            rows = np.array(self._leaf_asks[ask.start : ask.stop], np.uint64).reshape(-1, 2)
-            return encode_leaf_asks(rows[:, 0], rows[:, 1])
-        if ask.kind is Kind.GET_CHUNKS:
-            return encode_chunk_asks(np.array(self._chunk_asks[ask.start : ask.stop]))
-        _, _, leaf_ids, positions = self._rows_of(ask)
-        return encode_places(leaf_ids, positions)
-
-    def _rows_of(self, ask: Ask) -> tuple[Pool, np.ndarray, np.ndarray, np.ndarray]:
-        part = bisect_right(self._page_row_starts, ask.start) - 1
-        pool, ordinals, leaf_ids, positions = self._page_rows[part]
-        at = slice(ask.start - self._page_row_starts[part], ask.stop - self._page_row_starts[part])
-        return pool, ordinals[at], leaf_ids[at], positions[at]
+        return self._now().body_of(ask)
 
     def take_leaves(self, ask: Ask, body: bytes) -> tuple[Ask, ...]:
         """Verifies and keeps leaf entries. Returns what must be asked for as a whole. Raises Damaged."""
+        round_ = self._now()
         decoded = decode_leaves(body)
-        asked = self._leaf_asks[ask.start : ask.stop]
-        if [leaf_id for leaf_id, _, _, _ in decoded] != [leaf_id for leaf_id, _ in asked]:
+        asked = round_.leaf_asks[ask.start : ask.stop]
+        if [leaf_id for leaf_id, _, _, _ in decoded] != [wanted.leaf_id for wanted in asked]:
             raise Damaged("leaves that were not asked for")
-        rows = self._known_manifest().leaves
         whole: list[int] = []
         for (leaf_id, at, entries, sent), (_, since) in zip(decoded, asked, strict=True):
-            complete = merge(self._near[leaf_id], at, entries) if since else entries
-            digest, meta = rows["digest"][leaf_id].tobytes(), rows["meta"][leaf_id].tobytes()
-            page_digests = page_digests_of(complete, self._page_size(leaf_id))
-            if leaf_digest(page_digests.tobytes()) != digest or complete.meta_digest() != meta:
+            complete = merge(round_.near[leaf_id], at, entries) if since else entries
+            key = round_.key(leaf_id)
+            page_digests = page_digests_of(complete, round_.page_size(leaf_id))
+            if leaf_digest(page_digests.tobytes()) + complete.meta_digest() != key:
                 if not since:
                     raise Damaged(f"leaf {leaf_id} is not what its digests say")
                 whole.append(leaf_id)
                 continue
             with self._lock:
-                self._progress.append(Record.LEAF, digest, meta, encode_leaf(leaf_id, complete) if since else sent)
-                self._leaves[digest + meta] = complete
+                self._progress.append(Record.LEAF, key, encode_leaf(leaf_id, complete) if since else sent)
+                self._leaves[key] = complete
         with self._lock:
-            start = len(self._leaf_asks)
-            self._leaf_asks += [(leaf_id, 0) for leaf_id in whole]
-            return tuple(self._cut_leaf_asks(start))
+            return tuple(round_.ask_whole(whole))
 
     def take_chunk(self, ask: Ask, body: bytes, codec: Codec) -> None:
         """Verifies and keeps a chunk. Raises Damaged."""
-        row = self._known_manifest().chunks[self._chunk_asks[ask.start]]
+        round_ = self._now()
+        row = round_.manifest.chunks[round_.chunk_asks[ask.start]]
         raw = unpack(body, codec, int(row["raw_bytes"]))
         digest = row["digest"].tobytes()
         if chunk_digest(raw) != digest:
@@ -399,7 +260,7 @@ class Landing:
 
     def take_pages(self, ask: Ask, body: memoryview, codec: Codec) -> None:
         """Verifies pages and writes them to their slots. Raises Damaged."""
-        pool, ordinals, _, _ = self._rows_of(ask)
+        pool, ordinals, _, _ = self._now().pages_of(ask)
         pool.take(ordinals, body if codec is Codec.RAW else memoryview(unpack(body, codec, ask.nbytes)))
         self._note_fresh(pool, ordinals)
         with self._lock:
@@ -439,12 +300,12 @@ class Landing:
 
     def leaf(self, leaf_id: int) -> object | tuple[LeafEntries, U32]:
         """The leaf of that id: a local one by reference, or entries with the 256 slots that hold its pages."""
-        here = self._local_leaves.get(leaf_id)
+        round_ = self._now()
+        here = round_.local_leaves.get(leaf_id)
         if here is not None:
             return here
-        row = self._known_manifest().leaves[leaf_id]
-        entries = self._leaves[row["digest"].tobytes() + row["meta"].tobytes()]
-        return entries, self._slots_of(1 << int(row["page_shift"]), entries)
+        entries = self._leaves[round_.key(leaf_id)]
+        return entries, self._slots_of(round_.page_size(leaf_id), entries)
 
     def _slots_of(self, page_size: int, entries: LeafEntries) -> U32:
         at = np.flatnonzero(entries.present)
@@ -452,7 +313,7 @@ class Landing:
         found = self._received_index(page_size).find(entries.digests[at])
         rest = found == NO_SLOT
         if rest.any():
-            found[rest] = self._find_local(page_size, entries.digests[at[rest]])
+            found[rest] = self._now().find_local(self._heaps.get(page_size), entries.digests[at[rest]])
         invariant((found != NO_SLOT).all(), "no page table refers to an unverified byte (invariant 7)")
         slots[at] = found
         return slots
@@ -467,7 +328,7 @@ class Landing:
 
     def chunk(self, number: int) -> bytes:
         """The raw bytes of a chunk of the manifest, read back and checked."""
-        digest = self._known_manifest().chunks["digest"][number].tobytes()
+        digest = self._now().manifest.chunks["digest"][number].tobytes()
         raw = self._progress.read(*self._chunks[digest])
         invariant(chunk_digest(raw) == digest, "a chunk reads back as it was written", number=number)
         return raw
