@@ -62,14 +62,21 @@ class Output:
             click.echo("  ".join(cells).rstrip())
 
     def _rich_table(self, columns: Sequence[str], texts: list[list[str]], right: list[bool]) -> None:
-        from rich import box
         from rich.console import Console
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(box=box.SIMPLE_HEAD, header_style="bold")
-        for name, numeric in zip(columns, right, strict=True):
-            table.add_column(name, justify="right" if numeric else "left", no_wrap=True)
+        table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0), pad_edge=False)
+        for at, (name, numeric) in enumerate(zip(columns, right, strict=True)):
+            width = max([len(name), *(len(row[at]) for row in texts)])
+            # On a narrow terminal words are folded, numbers never cut.
+            table.add_column(
+                name,
+                justify="right" if numeric else "left",
+                no_wrap=numeric,
+                min_width=width if numeric else None,
+                overflow="fold",
+            )
         for row in texts:
             table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
         Console().print(table)
@@ -115,6 +122,11 @@ def _text(value: Cell) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     return str(value)
+
+
+def moment(at: str | None) -> str | None:
+    """An RFC 3339 time for people: to the second, in UTC."""
+    return None if at is None else at[:19].replace("T", " ")
 
 
 def size_text(count: int | None) -> str | None:

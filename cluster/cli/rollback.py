@@ -7,7 +7,7 @@ import lastgood
 import msgspec
 
 from cluster.cli.client import Client, client_options
-from cluster.cli.output import size_text
+from cluster.cli.output import moment, size_text
 from cluster.cli.refs import NATURAL, SNAPSHOT, SPACE
 
 
@@ -92,7 +92,16 @@ def wal(client: Client, space: str, from_seq: int, limit: int | None) -> None:
     if client.out.as_json:
         return
     rows = [
-        (one.log_seq, one.kind or "write", one.lvc, one.epoch, one.offset, size_text(one.length), one.tx_id, one.at)
+        (
+            one.log_seq,
+            one.kind or "write",
+            one.lvc,
+            one.epoch,
+            one.offset,
+            size_text(one.length),
+            one.tx_id,
+            moment(one.at),
+        )
         for one in records
     ]
     client.out.table(["seq", "kind", "lvc", "epoch", "offset", "length", "tx", "at"], rows)

@@ -9,7 +9,7 @@ import click
 import lastgood
 
 from cluster.cli.client import Client, client_options
-from cluster.cli.output import Output, size_text
+from cluster.cli.output import Output, moment, size_text
 from cluster.cli.refs import LABEL, SNAPSHOT, SPACE
 
 T = TypeVar("T")
@@ -179,7 +179,7 @@ def _show(out: Output, one: lastgood.Snapshot) -> None:
 
 
 def _table(out: Output, found: list[lastgood.Snapshot], *, with_space: bool) -> None:
-    columns = ["space", "id", "label", "kind", "reason", "lvc", "epoch", "size", "dirty", "created", "pins"]
+    columns = ["space", "id", "label", "kind", "reason", "lvc", "size", "dirty", "created", "pins"]
     rows = [
         (
             one.space,
@@ -188,10 +188,9 @@ def _table(out: Output, found: list[lastgood.Snapshot], *, with_space: bool) -> 
             one.kind,
             one.reason,
             one.lvc,
-            one.epoch,
             size_text(one.size),
             one.dirty_pages,
-            one.created,
+            moment(one.created),
             ",".join(one.pins) or None,
         )
         for one in found

@@ -47,7 +47,7 @@ async def import_file(
         except (LastgoodError, OSError) as error:
             raise ImportFailed(
                 f"import of {os.fspath(path)} into {space.name} stopped: {error}; "
-                f"roll back to LVC {before.lvc} (snapshot {before.id}) for the state before it",
+                f"roll back to LVC {before.lvc}, which is snapshot {before.id}, for the state before it",
                 rollback_lvc=before.lvc,
                 snapshot=before.id,
                 outcome_known=not isinstance(error, UnknownOutcome),

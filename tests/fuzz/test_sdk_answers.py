@@ -36,7 +36,7 @@ class Slot:
         self.outcome = exception
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.integers(-1, 700), bodies, st.sampled_from(decoders), st.booleans())
 def test_any_answer_ends_the_call(status: int, body: bytes, decode: object, changing: bool) -> None:
     calls, slot = Calls(limits=Limits(), chance=random.Random(1)), Slot()
