@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from node.apply import unknown_snapshot, unknown_space
+from node.catalogue import unknown_snapshot, unknown_space
 from node.faults import RottenPage
 from node.heap import Heap, RottenSlot
 from node.registry import Registry

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from node.apply import check_rollback, unknown_snapshot, unknown_space
+from node.apply import check_rollback
+from node.catalogue import unknown_snapshot, unknown_space
 from node.commands import Rollback
 from node.compare import diff_leaves
 from node.digest import zero_page_digest
