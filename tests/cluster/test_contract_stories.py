@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.cluster.contract_client import b64, snapshots
 
@@ -217,3 +218,34 @@ def test_a_long_answer_is_of_one_version(api, contract_cluster, room):
             seen.add(reply.body[0])
         assert writing.result() == [200] * 5
     assert len(seen) > 1
+
+
+def test_metrics_of_a_node_that_works(api, contract_cluster, room):
+    """Every family has a source: what is fed by work has moved on the leader."""
+    api.good("POST", f"/v1/spaces/{room}/rollback", {"to": 1})
+    text = api.raw("GET", "/metrics", node=contract_cluster.leader()).body.decode()
+    found = {sample.name: sample.value for family in text_string_to_metric_families(text) for sample in family.samples}
+    for name in (
+        "lastgood_applied_index",
+        "lastgood_commit_index",
+        "lastgood_raft_term",
+        "lastgood_raft_is_leader",
+        "lastgood_raft_peers_reachable",
+        "lastgood_journal_bytes",
+        "lastgood_journal_syncs_total",
+        "lastgood_journal_fsync_seconds_count",
+        "lastgood_commit_latency_seconds_count",
+        "lastgood_batch_operations_count",
+        "lastgood_rollback_latency_seconds_count",
+        "lastgood_spaces",
+        "lastgood_snapshots",
+        "lastgood_undo_bytes",
+        "lastgood_heap_bytes",
+        "lastgood_disk_free_bytes",
+        "sync_memory_bytes_used",
+        "sync_rollback_success_rate",
+        "process_resident_memory_bytes",
+    ):
+        assert found[name] > 0, name
+    assert 'sync_memory_bytes_used{role="leader"}' in text
+    assert 'lastgood_requests_total{op="postRollback",status="200"}' in text
