@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 from blake3 import blake3
 
@@ -26,6 +27,7 @@ from node.commands import (
     encode_command,
 )
 from node.digest import leaf_digest, page_digest, root_digest, zero_leaf_digest
+from node.events import Event
 from node.faults import LocalCorruption
 from node.undo_record import ROLLBACK, TX, decode_record
 from tests.unit.node.rig import Rig
@@ -102,6 +104,23 @@ def test_an_undo_record_of_another_version_is_refused():
         decode_record(memoryview(bytes(raw)))
 
 
+def story_events() -> bytes:
+    """One event of each type that apply makes."""
+    rig = Rig()
+    rig.apply(CreateSpace("a"), Tx("a", [(0, b"x")]), TakeSnapshots(["a"], label="v1", ttl_ms=10))
+    rig.apply(Tx("a", [(0, b"y")]), Rollback("a", "@v1", reason="bad"))
+    rig.now_ms += 10
+    rig.apply(Tick())
+    return msgspec.msgpack.encode(rig.machine.events(0))
+
+
+def test_events():
+    golden("events.bin", story_events())
+    found = msgspec.msgpack.decode((GOLDEN / "events.bin").read_bytes(), type=list[Event])
+    types = ["snapshot.created", "snapshot.created", "rollback.confirmed", "snapshot.expired"]
+    assert [(event.seq, event.type) for event in found] == list(enumerate(types, 1))
+
+
 def test_digests():
     def digest(context: str, content: bytes) -> bytes:
         return blake3(content, derive_key_context=context).digest(length=16)
@@ -120,6 +139,7 @@ if __name__ == "__main__":
     GOLDEN.mkdir(exist_ok=True)
     (GOLDEN / "command-every-operation.bin").write_bytes(every_operation())
     (GOLDEN / "undo-records.bin").write_bytes(b"".join(records()))
+    (GOLDEN / "events.bin").write_bytes(story_events())
     page = page_digest(b"p" * 4096)
     leaf = leaf_digest(page * 256)
     (GOLDEN / "digests.bin").write_bytes(page + leaf + root_digest(4096, 77, [(3, leaf)]))
