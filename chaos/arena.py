@@ -7,7 +7,6 @@ runs in a thread, so that the clients' clock never stands still.
 from __future__ import annotations
 
 import asyncio
-import base64
 import random
 import time
 from collections.abc import Callable
@@ -156,7 +155,7 @@ class Arena:
         """Writes this many random bytes to a space that no client uses, so that logs grow and are cut."""
         await self._settled("PUT", f"/v1/spaces/{FILL_SPACE}", {})
         for number in range(-(-count_bytes // FILL_CHUNK)):
-            chunk = base64.b64encode(self.rng.randbytes(FILL_CHUNK)).decode()
+            chunk = self.rng.randbytes(FILL_CHUNK)
             body = {"writes": [{"offset": (number % FILL_SLOTS) * FILL_CHUNK, "data": chunk}]}
             await self._settled("POST", f"/v1/spaces/{FILL_SPACE}/tx", body)
 

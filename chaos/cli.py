@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import click
@@ -31,6 +32,7 @@ def run(scenario: str, seconds: float, seed: int, nodes: int, as_json: bool) -> 
 
     Prints what happened and a verdict; exits 0 only when everything holds.
     """
+    _end_on_sigterm()
     report = run_scenario(
         SCENARIOS[scenario],
         seconds=seconds,
@@ -59,7 +61,17 @@ def demo(source: Path | None, keep: bool, as_json: bool) -> None:
     """The main job from end to end on a temporary three-node cluster, in under 90 seconds."""
     from chaos.demo.story import tell
 
+    _end_on_sigterm()
     raise SystemExit(0 if tell(source, keep=keep, as_json=as_json) else 1)
+
+
+def _end_on_sigterm() -> None:
+    """SIGTERM becomes an ordinary exception, so that whoever stops the run does not leave its nodes behind."""
+
+    def leave(number: int, _frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, leave)
 
 
 def verdict_lines(report: Report) -> list[str]:

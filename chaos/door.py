@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import aiohttp
+import msgspec
 from lastgood.codes import CODES
 
 
@@ -81,7 +82,10 @@ class Door:
         headers = {} if key is None else {"Idempotency-Key": key}
         content = None
         if body is not None:
-            content, headers["Content-Type"] = json.dumps(body).encode(), "application/json"
+            # Bytes are bin in msgpack, which transactions may come in and larger ones have to.
+            packed = "writes" in body
+            headers["Content-Type"] = "application/msgpack" if packed else "application/json"
+            content = msgspec.msgpack.encode(body) if packed else json.dumps(body).encode()
         timeout = self._timeout if timeout_s is None else aiohttp.ClientTimeout(total=timeout_s)
         try:
             async with self._session.request(

@@ -8,7 +8,6 @@ until somebody knows the outcome.
 from __future__ import annotations
 
 import asyncio
-import base64
 import random
 import time
 from collections import deque
@@ -51,6 +50,7 @@ class Shape:
     op_deadline_s: float = 4.0
     hot: float = 0.5  # share of operations that go to the first two spaces
     pad_bytes: int = 0  # more bytes a write, so that logs grow
+    big_bytes: int = 0  # the same for one write in a hundred, so large that it travels in parts
 
 
 class Workload:
@@ -203,9 +203,10 @@ class Workload:
         tx_id = f"c{self._seed}-{self._values}"
         args: dict[str, Any] = {"values": values, "tx_id": tx_id}
         rows = [(offset_of(register), encode(value)) for register, value in values.items()]
-        if self.shape.pad_bytes:
-            rows.append((PAGE * 64, rng.randbytes(self.shape.pad_bytes)))
-        writes = [{"offset": offset, "data": base64.b64encode(raw).decode()} for offset, raw in rows]
+        big = self.shape.big_bytes if rng.random() < 0.01 else 0
+        if big or self.shape.pad_bytes:
+            rows.append((PAGE * 64, rng.randbytes(big or self.shape.pad_bytes)))
+        writes = [{"offset": offset, "data": raw} for offset, raw in rows]
         body: dict[str, Any] = {"writes": writes, "tx_id": tx_id}
         condition = {}
         if rng.random() < 0.3:

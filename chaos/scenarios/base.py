@@ -25,7 +25,7 @@ class Scenario:
 
 
 # Writes so large that journals roll over and a node that was away for some seconds has to install.
-PADDED = Shape(pad_bytes=12_288)
+PADDED = Shape(pad_bytes=12_288, big_bytes=1_500_000)
 
 # Small enough that checkpoints and compaction happen every few seconds.
 SMALL: Mapping[str, Any] = {

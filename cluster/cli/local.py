@@ -117,11 +117,11 @@ class _NoAnswer(_Refused):
 
 
 class _Stopper:
-    """Turns SIGINT and SIGTERM into an event, so that they never interrupt a start half way."""
+    """Turns Ctrl-C, SIGTERM and a closed terminal into an event, so that they never interrupt a start half way."""
 
     def __init__(self) -> None:
         self.asked = threading.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self._on_signal)
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:

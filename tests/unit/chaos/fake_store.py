@@ -4,10 +4,10 @@
 acknowledged write vanishes), differs (one node has another byte), moving (snapshots follow the live state).
 """
 
-import base64
 import hashlib
 import random
 
+import msgspec
 from aiohttp import web
 
 
@@ -44,7 +44,7 @@ class FakeStore:
         async def handle(request):
             key, space, body = request.headers.get("Idempotency-Key"), self.spaces[request.match_info["space"]], None
             if key is None or key not in self.keys or self.bug == "retry_twice":
-                body = act(space, await request.json())
+                body = act(space, await asked(request))
                 self.changes += 1
                 if key is not None:
                     self.keys[key] = body
@@ -69,7 +69,7 @@ class FakeStore:
             return refused
         raw = bytearray(space.raw)
         for write in body["writes"]:
-            chunk = base64.b64decode(write["data"])
+            chunk = write["data"]
             raw.extend(b"\0" * (write["offset"] + len(chunk) - len(raw)))
             raw[write["offset"] : write["offset"] + len(chunk)] = chunk
         space.lvc += 1
@@ -127,6 +127,11 @@ class FakeStore:
     async def _wal(self, request):
         log, start = self.spaces[request.match_info["space"]].log, int(request.query["from_seq"])
         return web.json_response([row for row in log if row["log_seq"] >= start][:1000])
+
+
+async def asked(request):
+    raw = await request.read()
+    return msgspec.msgpack.decode(raw) if request.content_type == "application/msgpack" else msgspec.json.decode(raw)
 
 
 def part(request, raw, headers):
