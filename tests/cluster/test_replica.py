@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 
+from chaos.sim.disk import SimDisk
 from cluster.consensus.identity import load_or_create
 from cluster.consensus.replica import Committed, NoLeader, NotLeader, Replica, ReplicaConfig
 from cluster.tls import contexts
 from tests.unit.consensus.little_cluster import ListMachine
+from wal.checks import FailStop
 from wal.disk import RealDisk
 from wal.journal import JournalConfig, RaftJournal
 
@@ -266,3 +268,27 @@ async def test_a_large_command_on_a_slow_line_costs_no_leader(tmp_path: Any) -> 
     assert leader.role == "leader" and leader.term == term
     await site.close()
     await line.stop()
+
+
+async def test_a_failed_fsync_ends_the_node_and_acknowledges_nothing() -> None:
+    disk, fatal, outcomes = SimDisk(seed=5), [], []
+    replica = Replica(
+        config=ReplicaConfig("a", "test", "a-1", ("127.0.0.1", 0), {}),
+        journal=RaftJournal.open(disk, "/journal", JOURNAL),
+        machine=Machine(),
+        now=time.monotonic,
+        random=random.Random(1).random,
+        wall_ms=lambda: 0,
+        on_fatal=fatal.append,
+    )
+    await replica.start()
+    await until(lambda: replica.accepting_writes)
+    disk.fail_sync = lambda path: True
+    replica.propose(b"lost", outcomes.append)
+    await until(lambda: fatal)
+    replica.propose(b"late", outcomes.append)
+    with pytest.raises(NoLeader):
+        await replica.read_index()
+    await replica.stop()
+    assert isinstance(fatal[0], FailStop) and len(fatal) == 1
+    assert not any(isinstance(outcome, Committed) for outcome in outcomes) and len(outcomes) == 2
