@@ -104,8 +104,15 @@ class Api:
         return response
 
     async def _serve(self, request: web.BaseRequest, route: Route, path: str, raw_query: str) -> web.StreamResponse:
-        operation = route.operation
-        asked = await self._bind(request, route, raw_query)
+        asked, held = await self._bind(request, route, raw_query)
+        try:
+            return await self._answer(request, route.operation, asked, path, raw_query)
+        finally:
+            self._budget.give_back(held)  # not before: the arguments hold the body until they are answered
+
+    async def _answer(
+        self, request: web.BaseRequest, operation: Operation, asked: Args, path: str, raw_query: str
+    ) -> web.StreamResponse:
         if operation.id == "getMetrics":
             exposition, content_type = self._metrics.render(request.headers.get("Accept", ""))
             return web.Response(body=exposition, headers={"Content-Type": content_type, "Server": SERVER})
@@ -129,8 +136,8 @@ class Api:
             response.content_type = BYTES_TYPE
         return response
 
-    async def _bind(self, request: web.BaseRequest, route: Route, raw_query: str) -> Args:
-        """The checked arguments of the request. Raises ProblemError."""
+    async def _bind(self, request: web.BaseRequest, route: Route, raw_query: str) -> tuple[Args, int]:
+        """The checked arguments of the request, and the bytes of budget that they hold. Raises ProblemError."""
         operation = route.operation
         binder = BINDERS[operation.id]
         also: dict[str, Any] = {}
@@ -148,12 +155,13 @@ class Api:
             if operation.content == "events" and request.method == "GET":
                 also["sse"] = wants_events(request)
             asked = binder.bind(route.path_args, raw_query, request.raw_headers, body, msgpack=msgpack, **also)
-        finally:
+            check = CHECKS.get(operation.id)
+            if check is not None and (refusal := check(asked)) is not None:
+                raise refused(refusal)
+        except BaseException:
             self._budget.give_back(len(body))
-        check = CHECKS.get(operation.id)
-        if check is not None and (refusal := check(asked)) is not None:
-            raise refused(refusal)
-        return asked
+            raise
+        return asked, len(body)
 
     async def _ask(self, op: str, asked: Args, *, forwarded: bool) -> Answer:
         """The service's answer, whenever it comes."""

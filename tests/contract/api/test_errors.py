@@ -288,6 +288,13 @@ async def test_bodies_of_all_requests_together_are_bounded():
         check_problem("rate_limited", status, headers, body)
         status, _, _ = await door.ask("PUT", f"{DATA}?offset=0", data=bytes(1000))  # given back
         assert status == 200
+        door.service.held = True
+        waiting = asyncio.ensure_future(door.ask("PUT", f"{DATA}?offset=0", data=bytes(600)))
+        while len(door.service.asked) < 2:
+            await asyncio.sleep(0)
+        assert (await door.ask("PUT", f"{DATA}?offset=0", data=bytes(600)))[0] == 429  # the first still holds its bytes
+        door.service.release()
+        assert (await waiting)[0] == 200
 
 
 async def test_a_body_that_stops_coming_is_given_up():

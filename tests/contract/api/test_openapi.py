@@ -99,5 +99,5 @@ def test_limits_and_defaults_are_told():
 def test_members_of_answers_are_the_contracts():
     schemas = DOCUMENT["components"]["schemas"]
     assert list(schemas["SnapshotBody"]["properties"]) == list(SnapshotBody.__struct_fields__)
-    assert set(EventBody.__struct_fields__) == {"seq", "index", "type", "space", "at"}
+    assert set(EventBody.__struct_fields__) == {"seq", "index", "type", "space", "at", "node"}
     assert schemas["SpaceBody"]["required"] == list(schemas["SpaceBody"]["properties"])
