@@ -1,44 +1,33 @@
 """One incoming transfer on threads: dials, pulls, verifies, makes durable. Executes what `Receiver` decides.
 
 Threads: one reads the socket (straight into the heap's mapping), two verify, one makes durable, one does the long steps
-(compare, plan, settle). They meet in `_on`, under one lock.
+(compare, plan, settle). They meet in `on`, under one lock.
 """
 
 from __future__ import annotations
 
 import logging
 import queue
-import socket
-import ssl
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
-import msgspec
-
+from cluster.transfer.bulk_reader import Reader, dial
 from cluster.transfer.comparison import LocalState
 from cluster.transfer.frames import (
-    BODY_BYTES_MAX,
-    FRAME_BYTES,
     Codec,
     Damaged,
     GetManifest,
     Header,
     Hello,
     Kind,
-    RefusedBody,
     Tell,
-    Welcome,
-    decode_control,
-    decode_manifest_part,
     encode_control,
     encode_frame,
 )
 from cluster.transfer.landing import Landing
-from cluster.transfer.limiter import Bucket
-from cluster.transfer.manifest import MANIFEST_BYTES_MAX, Manifest, decode_manifest
+from cluster.transfer.manifest import Manifest
 from cluster.transfer.protocol import (
-    WINDOW_BYTES,
     Ask,
     AskManifest,
     Base,
@@ -49,25 +38,23 @@ from cluster.transfer.protocol import (
     Effect,
     Event,
     Finished,
-    GotManifest,
     LinkLost,
     LinkUp,
     MakePlan,
-    ManifestUnchanged,
-    PeerRefused,
     Planned,
-    Received,
     Rejected,
     SayHello,
     Send,
     Settle,
     Settled,
     Verified,
-    Welcomed,
     Work,
 )
 from cluster.transfer.receiver import Receiver
 from cluster.transfer.registry import RATE_SPAN_S, Registry, Tracked
+from cluster.transfer.settings import Link as Link
+from cluster.transfer.settings import PeerAddress as PeerAddress
+from cluster.transfer.settings import TransferSettings as TransferSettings
 from cluster.transfer.wire import Wire
 from node.heap import HeapFull
 
@@ -77,35 +64,6 @@ VERIFIERS: Final = 2
 RETRY_S: Final = 0.05
 REFUSED_RETRY_S: Final = 0.2
 PING_S: Final = 5.0
-
-
-class TransferSettings(msgspec.Struct, frozen=True):
-    """Times in milliseconds, sizes in bytes."""
-
-    silence_ms: int = 500  # no byte for so long: drop and dial again; also the longest attempt to connect
-    window_bytes: int = WINDOW_BYTES
-    sync_bytes: int = 32 << 20  # what is verified becomes durable when it is so much …
-    sync_ms: int = 30  # … or that old
-    packed_below_bytes_per_s: int = 60_000_000  # a link slower than this gets LZ4
-
-
-class PeerAddress(msgspec.Struct, frozen=True):
-    """A node to pull from: its id and its bulk address."""
-
-    id: str
-    host: str
-    port: int
-
-
-class Link(msgspec.Struct, frozen=True):
-    """What all incoming transfers of a node share. `now`: monotonic seconds."""
-
-    cluster_id: str
-    node: str
-    bucket: Bucket
-    now: Callable[[], float]
-    settings: TransferSettings = TransferSettings()
-    tls: ssl.SSLContext | None = None
 
 
 class Local(Protocol):
@@ -227,7 +185,7 @@ class BulkClient:
 
     # ------------------------------------------------------------ events and effects
 
-    def _on(self, event: Event) -> None:
+    def on(self, event: Event) -> None:
         with self._changed:
             for effect in self._core.on(event):
                 self._execute(effect)
@@ -294,7 +252,13 @@ class BulkClient:
 
     def _connect_and_read(self, peer: PeerAddress) -> str:
         try:
-            wire = self._dial(peer)
+            wire = dial(
+                peer.host,
+                peer.port,
+                silence_ms=self._settings.silence_ms,
+                window_bytes=self._settings.window_bytes,
+                tls=self._tls,
+            )
         except OSError as error:
             return str(error)
         try:
@@ -303,48 +267,20 @@ class BulkClient:
                     return "closed"
                 self._wire = wire
                 self.tracked.update(peer=peer.id)
-                self._on(LinkUp(peer.id))
-            reason = self._read_loop(wire)
+                self.on(LinkUp(peer.id))
+            reason = self._read(wire)
         finally:
             with self._changed:
                 self._wire = None
             wire.release()
-            self._on(LinkLost("connection ended"))
+            self.on(LinkLost("connection ended"))
             self._publish()
         return reason
 
-    def _dial(self, peer: PeerAddress) -> Wire:
-        timeout = self._settings.silence_ms / 1000
-        sock = socket.socket(socket.AF_INET6 if ":" in peer.host else socket.AF_INET, socket.SOCK_STREAM)
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._settings.window_bytes)
-            sock.settimeout(timeout)
-            sock.connect((peer.host, peer.port))
-            if self._tls is not None:
-                sock = self._tls.wrap_socket(sock, server_hostname=peer.host)
-        except OSError:
-            sock.close()
-            raise
-        return Wire(sock, silence_ms=self._settings.silence_ms, send_ms=self._settings.silence_ms)
-
-    def _read_loop(self, wire: Wire) -> str:
+    def _read(self, wire: Wire) -> str:
         """Reads until the connection ends or nothing more is needed; returns why."""
-        manifest = bytearray()
         try:
-            while True:
-                if not self._await_bytes(wire):
-                    return "done"
-                header = wire.receive_header()
-                if header.kind is Kind.PAGES:
-                    self._read_pages(wire, header)
-                    continue
-                body = wire.receive_body(header)
-                if header.kind in (Kind.LEAVES, Kind.CHUNKS):
-                    self._received(header, memoryview(body))
-                elif header.kind is Kind.MANIFEST:
-                    manifest = self._read_manifest(manifest, bytes(body))
-                elif header.kind is not Kind.WAIT:
-                    self._read_control(header, body)
+            Reader(wire, self, self._buffers).run()
         except OSError as error:
             return str(error)
         except Damaged as error:
@@ -352,9 +288,21 @@ class BulkClient:
                 self._registry.count(rejected_frames=1)
                 self._execute(Drop(str(error), rotate=True))
             return str(error)
+        return "done"
 
-    def _await_bytes(self, wire: Wire) -> bool:
-        """Waits until the peer owes something. False when nothing more is needed of it."""
+    # What the reader asks (bulk_reader.Shell).
+    def ask_of(self, request: int) -> Ask | None:
+        with self._lock:
+            return self._core.ask_of(request)
+
+    def expects(self, event: type) -> bool:
+        with self._lock:
+            return self._core.expects(event)
+
+    def verify(self, request: int, ask: Ask, header: Header, body: memoryview) -> None:
+        self._verify.put((request, ask, header, body))
+
+    def await_bytes(self, wire: Wire) -> bool:
         with self._changed:
             while not self._core.awaits_bytes:
                 if self._done:
@@ -367,49 +315,6 @@ class BulkClient:
                 if not self._changed.wait(PING_S):
                     self._say(encode_frame(Kind.PING, 0))
         return True
-
-    def _read_pages(self, wire: Wire, header: Header) -> None:
-        with self._changed:
-            ask = self._core.ask_of(header.request)
-        if ask is None or ask.kind is not Kind.GET_PAGES:
-            raise Damaged(f"pages of request {header.request} that was not asked for")
-        if header.body_bytes > ask.nbytes or (header.codec is Codec.RAW and header.body_bytes < ask.nbytes):
-            raise Damaged(f"{header.body_bytes} bytes of pages, asked for {ask.nbytes}")
-        buffer = self._buffers.pop() if self._buffers else bytearray(FRAME_BYTES)
-        body = memoryview(buffer)[: header.body_bytes]
-        wire.receive_into([body])
-        self._on(Received(header.request))
-        self._verify.put((header.request, ask, header, body))
-
-    def _received(self, header: Header, body: memoryview) -> None:
-        with self._changed:
-            ask = self._core.ask_of(header.request)
-            if ask is None or ask.kind + 1 != header.kind:
-                raise Damaged(f"{header.kind.name} of request {header.request} that was not asked for")
-            self._on(Received(header.request))
-        self._verify.put((header.request, ask, header, body))
-
-    def _read_manifest(self, parts: bytearray, body: bytes) -> bytearray:
-        total, offset, part = decode_manifest_part(body)
-        if total == 0:
-            self._on(ManifestUnchanged())
-            return bytearray()
-        if offset != len(parts) or total > MANIFEST_BYTES_MAX or len(part) > BODY_BYTES_MAX:
-            raise Damaged(f"manifest part at {offset} of {total}, expected {len(parts)}")
-        parts += part
-        if len(parts) == total:
-            self._on(GotManifest(decode_manifest(bytes(parts))))
-            return bytearray()
-        return parts
-
-    def _read_control(self, header: Header, body: bytes | bytearray) -> None:
-        control = decode_control(header.kind, body) if header.kind in (Kind.WELCOME, Kind.REFUSED) else None
-        if isinstance(control, Welcome):
-            self._on(Welcomed(control.node))
-        elif isinstance(control, RefusedBody):
-            self._on(PeerRefused(control.code, control.detail))
-        else:
-            raise Damaged(f"unexpected {header.kind.name}")
 
     # ------------------------------------------------------------ the other threads
 
@@ -439,9 +344,9 @@ class BulkClient:
                 self._landing.take_chunk(ask, bytes(body), header.codec)
         except Damaged as error:
             self._registry.count(rejected_frames=1)
-            self._on(Rejected(request, str(error)))
+            self.on(Rejected(request, str(error)))
             return
-        self._on(Verified(request, again))
+        self.on(Verified(request, again))
 
     def _step_loop(self) -> None:
         while (effect := self._steps.get()) is not None:
@@ -450,12 +355,12 @@ class BulkClient:
     def _step(self, effect: Effect) -> None:
         if isinstance(effect, Compare):
             asks = self._landing.compare(effect.manifest, self._local.freeze_local())
-            self._on(Compared(effect.round, asks))
+            self.on(Compared(effect.round, asks))
         elif isinstance(effect, MakePlan):
             self._plan(effect)
         elif isinstance(effect, Settle):
             self._landing.sync()
-            self._on(Settled())
+            self.on(Settled())
 
     def _plan(self, effect: MakePlan) -> None:
         while not self._closed.is_set():
@@ -471,7 +376,7 @@ class BulkClient:
         with self._changed:
             self._say(encode_control(Kind.TELL, Tell(self._landing.total_bytes, self._landing.done_bytes)))
             self._announce()
-            self._on(Planned(effect.round, asks))
+            self.on(Planned(effect.round, asks))
 
     def _announce(self) -> None:
         self._planned_at = self._now()
@@ -503,7 +408,7 @@ class BulkClient:
             with self._changed:
                 credit = self._core.credit_bytes
                 if credit is not None and credit <= 0:
-                    self._on(Credit(1 - credit))
+                    self.on(Credit(1 - credit))
                 else:
                     self._changed.wait(0.05)
 

@@ -14,6 +14,7 @@ from typing import Any
 from cluster.transfer.frames import Kind
 from cluster.transfer.manifest import Manifest
 from cluster.transfer.protocol import (
+    LINK_NEXT,
     WINDOW_BYTES,
     Ask,
     AskManifest,
@@ -105,6 +106,10 @@ class Receiver:
     def ask_of(self, request: int) -> Ask | None:
         """What was asked for under that number, None when it is not (or no longer) expected."""
         return None if request in self._received else self._outstanding.get(request)
+
+    def expects(self, event: type) -> bool:
+        """False when a peer that says this now breaks the protocol."""
+        return (self.link, event) in LINK_NEXT
 
     def on(self, event: Event) -> list[Effect]:
         """Takes in one event; returns what is to be done, in order. An impossible event raises InvariantViolation."""
