@@ -130,8 +130,9 @@ class Replica:
         if self._syncer is not None:
             self._syncer.stop()
             await asyncio.sleep(0)
-        self._guard(self.core.proposals.on_role_lost)
-        self._guard(self.core.reads.fail)
+        # Also when the core has halted: whoever waits hears that the outcome is not known.
+        self.core.proposals.on_role_lost()
+        self.core.reads.fail()
 
     async def move_leadership(self, timeout_s: float = MOVE_S) -> bool:
         """Pause writes, wait for a follower to catch up, let it take over. True when we don't lead any more."""
