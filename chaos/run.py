@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -106,6 +107,7 @@ async def _hurt_and_judge(
         await workload.read_everywhere()
         arena.say("clients stopped; judging")
         _progress(scenario, arena, report, began, ended)
+        report.notes |= await _seen(arena)
         report.findings += await Judge(door, workload.history, workload.spaces).findings()
         report.notes |= arena.notes
         report.findings += [Finding("the scenario's own checks", False, text) for text in arena.failures]
@@ -133,6 +135,18 @@ def _progress(scenario: Scenario, arena: Arena, report: Report, began: float, en
         gap = history.longest_gap(began, ended)
         detail = f"longest time without an acknowledged write {gap:.2f} s, at most {scenario.gap_s_max:g}"
         report.findings.append(Finding("goes on under faults", gap <= scenario.gap_s_max, detail))
+
+
+async def _seen(arena: Arena) -> dict[str, str]:
+    """What else the run met, for people who wonder whether it met anything."""
+    codes = Counter(op.result.get("code", "") for op in arena.workload.history.ops if op.outcome == "fail")
+    notes = {"refused with": ", ".join(f"{code or 'nothing'} {count}" for code, count in codes.most_common())}
+    rows = [row for node_id in arena.ids for row in await arena.transfers(node_id) if row["direction"] == "in"]
+    if rows:
+        notes["transfers since the nodes' last start"] = (
+            f"{len(rows)}, {sum(row['total_bytes'] for row in rows):,} bytes, {sum(row['resumes'] for row in rows)} resumes"
+        )
+    return notes
 
 
 def _record_logs(cluster: LocalCluster, report: Report, out: Callable[[str], None]) -> None:
