@@ -66,6 +66,13 @@ class ReadIndex:
         for done in callers:
             done(None)
 
+    def close(self) -> None:
+        """The node stops: nobody is left waiting, not even for what is known and not applied yet."""
+        unapplied, self._unapplied = self._unapplied, []
+        self.fail()
+        for _, _, done in unapplied:
+            done(None)
+
     def on_disconnect(self, peer_id: str) -> None:
         if self._asked == peer_id:
             self.fail()

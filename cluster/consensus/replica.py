@@ -132,7 +132,7 @@ class Replica:
             await asyncio.sleep(0)
         # Also when the core has halted: whoever waits hears that the outcome is not known.
         self.core.proposals.on_role_lost()
-        self.core.reads.fail()
+        self.core.reads.close()
 
     async def move_leadership(self, timeout_s: float = MOVE_S) -> bool:
         """Pause writes, wait for a follower to catch up, let it take over. True when we don't lead any more."""

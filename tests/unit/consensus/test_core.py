@@ -249,3 +249,15 @@ def test_a_leader_whose_disk_hangs_steps_down() -> None:
         solo.tick(after=0.1)
         solo.acknowledge("b", solo.log.last_index)
     assert solo.core.role != "leader"
+
+
+def test_readers_that_wait_for_apply_are_answered_when_the_node_stops() -> None:
+    solo = Solo()
+    solo.append("b", 1, (1, 0), [(b"first", 2, 1)], commit=1)
+    seen: list[int | None] = []
+    solo.core.read_index(seen.append)
+    question = solo.take("read_ask", "b")[0]
+    solo.receive("b", type="read_answer", id=question["id"], index=2)
+    assert seen == []
+    solo.core.reads.close()
+    assert seen == [None]
