@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from cluster.config import NodeConfig
 from node.checkpoint import Checkpointer
@@ -19,7 +19,7 @@ from wal.disk import Disk
 from wal.journal import JournalConfig, RaftJournal
 from wal.undo import UndoConfig
 
-Post = Callable[[Callable[[], None]], Any]
+Post = Callable[[Callable[[], object]], object]
 SPARE_SEGMENTS: Final = 2  # of the journal and of the undo log each are kept free beside the ballast
 UNDO_SEGMENT_BYTES_MAX: Final = 32 << 20
 
