@@ -27,6 +27,7 @@ from lastgood.errors import (
     from_problem,
 )
 from lastgood.requests import OpenSession, Request, Seated
+from lastgood.seats import Seats
 
 Decode = Callable[[Any], Any]
 
@@ -119,12 +120,8 @@ class Calls:
         self._open: dict[int, Call] = {}
         self._open_on: dict[int, int] = {}
         self._next_id = 1
-        self._session: int | None = None
+        self._seats = Seats()
         self._opening = False
-        self._window = 0
-        self._next_seq = 1
-        self._ack = 1
-        self._seats: set[int] = set()
         self._bad_since: float | None = None
 
     # ------------------------------------------------------------ in
@@ -190,24 +187,23 @@ class Calls:
 
     def _seat(self, call: Call, args: Seated, now: float) -> bool:
         """Gives the call at the queue's head its seat; False if it can't be sent now (it may have been taken off)."""
-        if args.seq is not None and args.session != self._session:
+        seats = self._seats
+        if args.seq is not None and args.session != seats.session:
             # The session that this call has a seat in has ended.
             if call.maybe:
                 self._settle(self._dequeue(), UnknownOutcome("the session ended before an answer came"))
                 return False
             args.seq = None
-        if self._session is None:
+        if seats.session is None:
             self._seatless.append(self._dequeue())
             self._want_session(now)
             return False
         if args.seq is None:
-            if self._next_seq - self._ack >= self._window:
+            args.seq = seats.take()
+            if args.seq is None:
                 return False
-            args.session = self._session
-            args.seq = self._next_seq
-            self._seats.add(self._next_seq)
-            self._next_seq += 1
-        args.ack = self._ack
+            args.session = seats.session
+        args.ack = seats.ack
         return True
 
     # ------------------------------------------------------------ session
@@ -223,9 +219,7 @@ class Calls:
 
     def _session_opened(self, opened: SessionOpened) -> None:
         self._opening = False
-        self._session, self._window = opened.session, opened.window
-        self._next_seq = self._ack = 1
-        self._seats.clear()
+        self._seats.open(opened.session, opened.window)
         for call in reversed(self._seatless):
             self._requeue(call)
         self._seatless.clear()
@@ -263,13 +257,8 @@ class Calls:
     def _release(self, call: Call) -> None:
         """Gives the seat back: `ack` moves past every answered one."""
         args = call.args
-        if isinstance(args, Seated) and args.seq is not None and args.session == self._session:
-            seats = self._seats
-            seats.discard(args.seq)
-            ack, end = self._ack, self._next_seq
-            while ack < end and ack not in seats:
-                ack += 1
-            self._ack = ack
+        if isinstance(args, Seated) and args.seq is not None:
+            self._seats.give_back(args.session, args.seq)
 
     def _refused(self, call: Call, status: int, body: Any, now: float) -> None:
         try:
@@ -295,8 +284,8 @@ class Calls:
 
     def _session_gone(self, call: Call, args: Seated) -> bool:
         """A call's session has ended. True if the call goes on: it was never applied, so it may take a new seat."""
-        if args.session == self._session:
-            self._session = None
+        if args.session == self._seats.session:
+            self._seats.end()
         if call.maybe or call.slot.done() or call.reseats >= _RESEATS_MAX:
             call.reseats = _RESEATS_MAX
             return False

@@ -150,7 +150,7 @@ async def test_large_writes_are_split_over_messages(room: lastgood.Space, cluste
     piece = bytes(1 << 20)
     done = await asyncio.gather(*(room.write(0, piece) for _ in range(9)))
     assert len(done) == 9
-    assert max(cluster.messages) <= 3
+    assert max(cluster.messages) <= 4  # three, and a question who leads; the fake refuses more than 4 MiB
 
 
 async def test_the_queue_is_bounded(nodes: list[FakeNode]) -> None:
