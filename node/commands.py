@@ -28,7 +28,7 @@ class Key(Struct, array_like=True, tag="k", frozen=True):
 
 
 class Seat(Struct, array_like=True, tag="s", frozen=True):
-    """A request's place in an SDK session: `seq` counts from 1; every seq below `ack` has been answered and forgotten."""
+    """A request's place in an SDK session: `seq` counts from 1; what is below `ack` is answered and forgotten."""
 
     session: int
     seq: int
@@ -143,7 +143,8 @@ class Tick(Struct, array_like=True, tag="ti"):
 class InitCluster(Struct, array_like=True, tag="in"):
     """The first command of a cluster: its id, the incarnation of each initial member, and the replicated limits.
 
-    `limits` (see node/settings.py) decide in apply, so all nodes must share them: they come from the log, not from a file.
+    `limits` (see node/settings.py) decide in apply, so all nodes must share them: they come from the log, not from
+    a file.
     """
 
     cluster_id: str
