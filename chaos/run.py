@@ -143,9 +143,8 @@ async def _seen(arena: Arena) -> dict[str, str]:
     notes = {"refused with": ", ".join(f"{code or 'nothing'} {count}" for code, count in codes.most_common())}
     rows = [row for node_id in arena.ids for row in await arena.transfers(node_id) if row["direction"] == "in"]
     if rows:
-        notes["transfers since the nodes' last start"] = (
-            f"{len(rows)}, {sum(row['total_bytes'] for row in rows):,} bytes, {sum(row['resumes'] for row in rows)} resumes"
-        )
+        total, resumes = sum(row["total_bytes"] for row in rows), sum(row["resumes"] for row in rows)
+        notes["transfers since the nodes' last start"] = f"{len(rows)}, {total:,} bytes, {resumes} resumes"
     return notes
 
 
