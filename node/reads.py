@@ -13,9 +13,10 @@ from node.faults import RottenPage
 from node.heap import HASHED, RottenSlot
 from node.registry import Registry
 from node.results import Refused, SnapshotInfo, SpaceInfo
-from node.rollback import Past, outside_window, undo_back
+from node.rollback import outside_window
 from node.space import Space
 from node.table import Leaves, read_leaves
+from node.undo import Past, undo_back
 from node.undo_record import ROLLBACK, UndoRecord
 from node.views import DiffResult, DryRun, PageRow, ReadResult, WalRow
 
@@ -110,7 +111,7 @@ class Reader:
         """The state right after `lvc`, which is in the window."""
         space.heap.ensure(min(space.window.pages_since(lvc), space.max_pages) + 1)
         past = Past.of(space, space.table.freeze())
-        for _ in undo_back(past, self.registry.book, space.window, space.lvc, lvc):
+        for _ in undo_back(past, self.registry.book, space, lvc):
             pass
         return past
 

@@ -1,59 +1,21 @@
 """Rollback: to a snapshot by swapping leaves, to an LVC by undoing backwards through the window.
 
-The live state is touched only when everything is known to be in order. `Past` is a scratch copy of a state (leaves by
-reference, pages copied when undone), so that reads at an LVC and dry runs use the very same code.
+The live state is touched only when everything is known to be in order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from zlib import crc32
 
 from node.events import EventBook
-from node.faults import LocalCorruption
-from node.heap import VERIFIED
 from node.results import Refused, RollbackDone
 from node.settings import Limits
 from node.snapshots import Moment, resolve_kind, take_snapshot
 from node.space import Snapshot, Space
-from node.table import Leaves, Table, changed_pages, stamp_versions
-from node.undo_record import (
-    HEAD,
-    HEAD_CONTEXT,
-    PAGE,
-    RANGE,
-    RECORD_VERSION,
-    ROLLBACK,
-    TURN,
-    Context,
-    UndoHead,
-    UndoRange,
-    UndoRecord,
-    decode_record,
-)
-from node.window import Held, UndoBook, UndoWindow
-
-SLICE_RECORDS = 32  # undone between two looks at the clock
-
-_unpack_head = HEAD.unpack_from
-_unpack_page = PAGE.unpack_from
-_unpack_range = RANGE.unpack_from
-
-
-@dataclass
-class Past:
-    """A state on its way back: table of its own, size, present pages, dirtiness."""
-
-    table: Table
-    size: int
-    pages: int
-    context: Context
-
-    @classmethod
-    def of(cls, space: Space, leaves: Leaves) -> Past:
-        """The present state of `space`, whose frozen leaves are given."""
-        return cls(Table(space.heap, leaves), space.size, space.pages, space.context())
+from node.table import Table, changed_pages, stamp_versions
+from node.undo import Past, undo_back
+from node.undo_record import HEAD, RECORD_VERSION, ROLLBACK, TURN, Context
+from node.window import Held, UndoBook
 
 
 def outside_window(space: Space, lvc: int) -> Refused | None:
@@ -63,117 +25,6 @@ def outside_window(space: Space, lvc: int) -> Refused | None:
         return None
     detail = f"LVC {lvc} is outside the undo window, which goes from {oldest} to {newest}"
     return Refused("outside_window", detail, {"oldest_lvc": oldest, "newest_lvc": newest})
-
-
-def undo_back(past: Past, book: UndoBook, window: UndoWindow, from_lvc: int, to_lvc: int) -> Iterator[None]:
-    """Takes `past` from the state after `from_lvc` to the one after `to_lvc`, yielding now and then.
-
-    Checks the chain: log_seq descends without a gap, and the bytes at each range are what the transaction wrote.
-    Raises LocalCorruption, RottenSlot, HeapFull.
-    """
-    seq_stop: int | None = None
-    for lvc in range(from_lvc, to_lvc, -1):
-        raw = book.raw(window, lvc)
-        head = UndoHead._make(_unpack_head(raw))
-        if head.lvc != lvc or head.uid != window.uid or head.version != RECORD_VERSION:
-            raise LocalCorruption(f"the undo record of LVC {lvc} of uid {window.uid} is another one: {head}")
-        if seq_stop is not None and head.seq_stop != seq_stop:
-            raise LocalCorruption(f"undo record of LVC {lvc} ends at log_seq {head.seq_stop}, expected {seq_stop}")
-        seq_stop = head.seq
-        if head.ranges == 1 and head.pages == 1 and head.flags == 0:
-            _undo_small(past.table, raw, head)
-        else:
-            undo_record(past.table, decode_record(raw), window)
-        if lvc % SLICE_RECORDS == 0 and lvc != to_lvc + 1:
-            yield
-    if from_lvc > to_lvc:
-        past.size, past.pages = head.size_before, head.pages_before
-        past.context = Context(*head[HEAD_CONTEXT:])
-
-
-def undo_record(table: Table, record: UndoRecord, window: UndoWindow) -> None:
-    """Undoes one record of any kind in the table."""
-    if record.kind == ROLLBACK:
-        table.swap(window.held[record.lvc].leaves)
-        return
-    if record.sets_size:
-        held = window.held.get(record.lvc)
-        if held is not None:
-            table.leaves.update(held.leaves)
-    for image in reversed(record.ranges):
-        _undo_range(table, image, record)
-    for page, version, mark, present in record.pages:
-        leaf = table.own(page >> 8)
-        at = page & 255
-        leaf.version_of[at] = version
-        leaf.mark_of[at] = mark
-        if not present:
-            table.clear(leaf, at)
-
-
-def _undo_small(table: Table, raw: memoryview, head: UndoHead) -> None:
-    """The same for one range within one page: most records, so without detours."""
-    at = HEAD.size + head.id_bytes
-    page, version, mark, present = _unpack_page(raw, at)
-    offset, length, nbytes, _, after_crc = _unpack_range(raw, at + PAGE.size)
-    at += PAGE.size + RANGE.size
-    leaf = table.own(page >> 8)
-    index = page & 255
-    heap = table.heap
-    slot = leaf.slot_of[index]
-    if slot == 0 or heap.ref_of[slot] != 1 or heap.flag_of[slot] != VERIFIED:
-        slot = table.writable(leaf, index)
-    start = (slot - page) * heap.page_size + offset
-    view = heap.view
-    found = crc32(view[start : start + length])
-    if found != after_crc:
-        raise _broken(offset, length, head.uid, head.lvc, found, after_crc)
-    if present:
-        view[start : start + nbytes] = raw[at : at + nbytes]
-        if nbytes < length:
-            view[start + nbytes : start + length] = bytes(length - nbytes)
-    else:
-        table.clear(leaf, index)
-    leaf.version_of[index] = version
-    leaf.mark_of[index] = mark
-
-
-def _broken(offset: int, length: int, uid: int, lvc: int, found: int, expected: int) -> LocalCorruption:
-    return LocalCorruption(
-        f"bytes [{offset}, {offset + length}) of space uid {uid} are not what LVC {lvc} wrote: "
-        f"crc {found:08x}, expected {expected:08x}"
-    )
-
-
-def _undo_range(table: Table, image: UndoRange, record: UndoRecord) -> None:
-    """Compares the present bytes with what was written, then puts those before it back; zeros past the old size."""
-    offset, length, before, _, after_crc = image
-    heap = table.heap
-    page_size = heap.page_size
-    page = offset // page_size
-    stop = offset + length
-    crc = 0
-    at = offset
-    spans = []
-    while at < stop:
-        leaf = table.own(page >> 8)
-        end = min(stop, (page + 1) * page_size)
-        slot = table.writable(leaf, page & 255)
-        base = (slot - page) * page_size
-        crc = crc32(heap.view[base + at : base + end], crc)
-        spans.append((base, at, end))
-        at = end
-        page += 1
-    if crc != after_crc:
-        raise _broken(offset, length, record.uid, record.lvc, crc, after_crc)
-    view = heap.view
-    image_stop = offset + len(before)
-    for base, low, high in spans:
-        middle = min(max(image_stop, low), high)
-        if low < middle:
-            view[base + low : base + middle] = before[low - offset : middle - offset]
-        if middle < high:
-            view[base + middle : base + high] = bytes(high - middle)
 
 
 class Turner:
@@ -201,7 +52,7 @@ class Turner:
         space.heap.ensure(min(space.window.pages_since(lvc), space.max_pages) + 1)
         space.state = "rolling_back"
         past = Past.of(space, space.table.freeze())
-        for _ in undo_back(past, self.book, space.window, space.lvc, lvc):
+        for _ in undo_back(past, self.book, space, lvc):
             yield None
         left_context = space.context()
         left = self._keep_left(space, moment)

@@ -180,6 +180,30 @@ def test_a_full_snapshot_reads_every_page_again():
     assert rig.machine.read("a", PAGE, 5).data == b"xxxxx"
 
 
+@pytest.mark.parametrize("rotten", [False, True])
+def test_going_back_to_an_lvc_takes_pages_from_snapshots_unless_they_are_rotten(rotten):
+    rig = Rig()
+    rig.apply(CreateSpace("a"), Tx("a", [(0, b"x" * 3 * PAGE)]), TakeSnapshots(["a"]))
+    space = rig.machine.registry.by_name["a"]
+    before = space.snapshots[1].leaves[0].slots[:3].tolist()
+    if rotten:
+        rot(rig, "a", 1)
+        space.heap.flag_of[before[1]] = HASHED | VERIFIED
+    rig.apply(*[Tx("a", [(page * PAGE + 5, b"new")]) for page in (0, 1, 2, 2)])
+    if rotten:
+        space.heap.flag_of[before[1]] = HASHED
+        slot = space.table.leaves[0].slot_of[1]
+        space.heap.view[slot * PAGE + 17] = ord("x")
+    rig.apply(Rollback("a", to_lvc=1))
+    now = space.table.leaves[0].slots[:3].tolist()
+    assert [a == b for a, b in zip(before, now, strict=True)] == [True, not rotten, False]
+    assert rig.bytes_of("a") == b"x" * 3 * PAGE
+    rig.apply(Tx("a", [(0, b"y" * 3 * PAGE)]))
+    if not rotten:
+        assert rig.bytes_of("a", snapshot="1") == b"x" * 3 * PAGE
+    rig.check_references()
+
+
 def test_foreign_bytes_break_the_chain_of_a_rollback():
     rig = Rig()
     rig.apply(CreateSpace("a"), Tx("a", [(0, b"one")]), Tx("a", [(0, b"two")]))
