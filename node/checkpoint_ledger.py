@@ -6,12 +6,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 import msgspec
-import numpy as np
 
 from node.checkpoint_rows import (
     BLOB,
@@ -34,11 +32,12 @@ from node.checkpoint_rows import (
     U64_PAIR,
     WINDOW,
     Head,
-    Ids,
     SnapshotRow,
     SpaceRow,
     WindowRow,
+    changed_ids,
     encode,
+    list_ids,
     pack_leaf,
     pack_table,
     seal,
@@ -57,7 +56,6 @@ CHUNKS_MAX: Final = 32  # pieces of one window's columns before they are joined
 ColumnsOf = Callable[[int, int], tuple[bytes, ...]]  # uid, first LVC of a stored piece of its window -> columns
 Owner = tuple[int, int, int]  # uid, kind, snapshot id or LVC
 Known = tuple[frozenset[str], bytes | None]  # what of a stored snapshot can change: pins, root
-NO_IDS: Final[Ids] = np.zeros(0, np.dtype("<u8"))
 
 
 class Base(msgspec.Struct, frozen=True):
@@ -87,7 +85,7 @@ class Ledger:
     def __init__(self, next_leaf_id: int = 1) -> None:
         self.next_leaf_id = next_leaf_id
         self.leaf_refs: dict[int, int] = {}
-        self.owners: dict[Owner, Ids] = {}
+        self.owners: dict[Owner, bytes] = {}  # the ids of its leaves, as they are stored
         self.spaces: dict[int, StoredSpace] = {}
         self.events: tuple[set[int], ...] = (set(), set())  # numbers of the events stored of each ring
 
@@ -103,9 +101,9 @@ class Plan:
         self.frozen = frozen
         self.new_leaves: dict[int, tuple[int, Leaf]] = {}  # id() of the leaf -> its new id
         self.next_leaf_id = ledger.next_leaf_id
-        self.owners: dict[Owner, Ids | None] = {}
+        self.owners: dict[Owner, bytes | None] = {}
         self.spaces: dict[int, StoredSpace | None] = {}
-        self.ref_changes: Counter[int] = Counter()
+        self.ref_changes: dict[int, int] = {}
         self.rows: dict[str, list[Row]] = {name: [] for name in (SPACE, SNAPSHOT, HELD, WINDOW)}
         self.cleared: tuple[str, ...] = (KEY, SESSION, STAGE, BLOB, WINDOW) if frozen.whole else ()
         if replace:
@@ -195,16 +193,20 @@ class Plan:
 
     def _own(self, owner: Owner, leaves: Leaves) -> bytes:
         table, ids = pack_table(leaves, self.id_of)
-        old = self.ledger.owners.get(owner, NO_IDS)
+        came, went = changed_ids(self.ledger.owners.get(owner, b""), ids)
         self.owners[owner] = ids
-        self.ref_changes.update(np.setdiff1d(ids, old).tolist())
-        self.ref_changes.subtract(np.setdiff1d(old, ids).tolist())
+        changes = self.ref_changes
+        for leaf in came:
+            changes[leaf] = changes.get(leaf, 0) + 1
+        for leaf in went:
+            changes[leaf] = changes.get(leaf, 0) - 1
         return table
 
     def _drop(self, table: str, key: bytes, owner: Owner) -> None:
         self.rows[table].append((key, None))
         self.owners[owner] = None
-        self.ref_changes.subtract(self.ledger.owners[owner].tolist())
+        for leaf in list_ids(self.ledger.owners[owner]):
+            self.ref_changes[leaf] = self.ref_changes.get(leaf, 0) - 1
 
     def _put(self, table: str, key: bytes, value: bytes) -> None:
         self.rows[table].append((key, seal(key, value)))

@@ -6,6 +6,7 @@ that many snapshots share is stored once; page tables name them as (leaf_no, lea
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from struct import Struct as Layout
 from typing import Any, Final
@@ -49,7 +50,7 @@ LZ4_BLOCK: Final = 1
 SNAPSHOT_RING: Final = 0
 OTHER_RING: Final = 1
 
-Ids = npt.NDArray[np.uint64]
+SMALL_TABLE: Final = 64  # leaves up to which plain Python is faster than NumPy
 
 
 class Head(msgspec.Struct, array_like=True, frozen=True):
@@ -121,17 +122,43 @@ def unseal(path: str, table: str, key: bytes, stored: bytes) -> memoryview:
 # ---------------------------------------------------------------- page tables and leaves
 
 
-def pack_table(leaves: Leaves, id_of: Callable[[Leaf], int]) -> tuple[bytes, Ids]:
-    """A page table as leaf numbers (u32) and then leaf ids (u64), little-endian; and the ids."""
-    numbers = np.fromiter(leaves.keys(), np.dtype("<u4"), len(leaves))
-    ids = np.fromiter(map(id_of, leaves.values()), np.dtype("<u8"), len(leaves))
-    return numbers.tobytes() + ids.tobytes(), ids
+def pack_table(leaves: Leaves, id_of: Callable[[Leaf], int]) -> tuple[bytes, bytes]:
+    """A page table as leaf numbers (u32) and then leaf ids (u64), little-endian; and the part with the ids."""
+    count = len(leaves)
+    if count <= SMALL_TABLE:
+        numbers = struct.pack(f"<{count}I", *leaves)
+        ids = struct.pack(f"<{count}Q", *map(id_of, leaves.values()))
+    else:
+        numbers = np.fromiter(leaves.keys(), np.dtype("<u4"), count).tobytes()
+        ids = np.fromiter(map(id_of, leaves.values()), np.dtype("<u8"), count).tobytes()
+    return numbers + ids, ids
 
 
-def unpack_table(raw: bytes) -> tuple[list[int], Ids]:
-    """Inverse of `pack_table`: leaf numbers and leaf ids."""
+def unpack_table(raw: bytes) -> tuple[list[int], bytes]:
+    """Inverse of `pack_table`: leaf numbers, and the part with the ids."""
     count = len(raw) // 12
-    return np.frombuffer(raw, "<u4", count).tolist(), np.frombuffer(raw, "<u8", count, 4 * count)
+    return np.frombuffer(raw, "<u4", count).tolist(), bytes(raw[4 * count :])
+
+
+def list_ids(ids: bytes) -> list[int]:
+    """Leaf ids out of their bytes."""
+    found: list[int] = np.frombuffer(ids, "<u8").tolist()
+    return found
+
+
+def changed_ids(old: bytes, new: bytes) -> tuple[list[int], list[int]]:
+    """Ids that came and ids that went; each stands once in a table."""
+    if old == new:
+        return [], []
+    if not old:
+        return list_ids(new), []
+    if len(new) <= 8 * SMALL_TABLE and len(old) <= 8 * SMALL_TABLE:
+        before, after = set(list_ids(old)), set(list_ids(new))
+        return list(after - before), list(before - after)
+    left, right = np.frombuffer(old, "<u8"), np.frombuffer(new, "<u8")
+    came: list[int] = np.setdiff1d(right, left, assume_unique=True).tolist()
+    went: list[int] = np.setdiff1d(left, right, assume_unique=True).tolist()
+    return came, went
 
 
 def pack_leaf(leaf: Leaf) -> bytes:

@@ -13,8 +13,6 @@ from itertools import pairwise
 from pathlib import PurePosixPath
 from typing import Any, Final
 
-import numpy as np
-
 from node.checkpoint import Storage
 from node.checkpoint_ledger import LIVE, OF_RECORD, OF_SNAPSHOT, Base, Known, Ledger, Owner, StoredSpace
 from node.checkpoint_rows import (
@@ -42,6 +40,7 @@ from node.checkpoint_rows import (
     WindowRow,
     adopt_leaf,
     decode,
+    list_ids,
     unpack_leaf,
     unpack_table,
     unseal,
@@ -210,14 +209,14 @@ class _Loader:
         numbers, ids = unpack_table(raw)
         leaves: Leaves = {}
         refs = self.ledger.leaf_refs
-        for number, identity in zip(numbers, ids.tolist(), strict=True):
+        for number, identity in zip(numbers, list_ids(ids), strict=True):
             leaf = self.leaves.get(identity)
             if leaf is None or (page_size is not None and leaf.heap.page_size != page_size):
                 where = f"{self.store.path}#{LEAF}/{identity}"
                 raise Corrupt(where, 0, f"leaf {number} of {owner}", "no such leaf" if leaf is None else "another size")
             leaves[number] = leaf
             refs[identity] = refs.get(identity, 0) + 1
-        self.ledger.owners[owner] = np.array(ids, np.dtype("<u8"))
+        self.ledger.owners[owner] = ids
         return leaves
 
     # ------------------------------------------------------------ what belongs to spaces

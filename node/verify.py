@@ -33,6 +33,7 @@ from node.checkpoint_rows import (
     StoredLeaf,
     WindowRow,
     decode,
+    list_ids,
     unpack_leaf,
     unpack_table,
     unseal,
@@ -215,7 +216,7 @@ class _Verifier:
         """(leaf_no, digest) of a page table, all of whose leaves must be there."""
         numbers, ids = unpack_table(raw)
         found = []
-        for number, identity in zip(numbers, ids.tolist(), strict=True):
+        for number, identity in zip(numbers, list_ids(ids), strict=True):
             leaf = self._leaves.get(identity)
             if leaf is None or (page_size is not None and leaf[0] != page_size):
                 raise Corrupt(
@@ -236,7 +237,7 @@ class _Verifier:
         uid, _ = U64_PAIR.unpack(key)
         if row.meta.root is None:
             return
-        sizes = {self._leaves[identity][0] for identity in unpack_table(row.leaves)[1].tolist()}
+        sizes = {self._leaves[identity][0] for identity in list_ids(unpack_table(row.leaves)[1])}
         page_size = sizes.pop() if sizes else self._page_size_of(uid, path)
         root = root_digest(page_size, row.meta.facts.size, table)
         self.report.roots += 1

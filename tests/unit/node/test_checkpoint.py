@@ -8,7 +8,7 @@ import pytest
 
 from chaos.sim.disk import SimDisk
 from node.checkpoint_ledger import Ledger
-from node.checkpoint_rows import CHECKPOINT_VERSION, LEAF, TABLES
+from node.checkpoint_rows import CHECKPOINT_VERSION, LEAF, TABLES, list_ids
 from node.checkpoint_store import Ballast, CheckpointStore, NoRoom
 from node.commands import CreateSpace, OpenSession, Rollback, Seat, TakeSnapshots, Tick, Tx
 from node.recovery import load_checkpoint
@@ -356,7 +356,7 @@ def test_a_long_window_is_joined_from_its_pieces(tmp_path):
 
 def facts(ledger: Ledger) -> tuple[object, ...]:
     spaces = {uid: (space.snapshots, space.held, space.chunks) for uid, space in ledger.spaces.items()}
-    owners = {owner: sorted(ids.tolist()) for owner, ids in ledger.owners.items()}
+    owners = {owner: sorted(list_ids(ids)) for owner, ids in ledger.owners.items()}
     return ledger.next_leaf_id, ledger.leaf_refs, owners, spaces, ledger.events
 
 
