@@ -272,7 +272,8 @@ class LocalCluster:
     def signal(self, node_id: str, number: int) -> None:
         """Sends a signal to the node's process; nothing happens when none runs."""
         pid = self.pid_of(node_id)
-        if pid is not None:
+        # A holder in another pid namespace shows as 0, which kill() would take for our own process group.
+        if pid is not None and pid > 0:
             try:
                 os.kill(pid, number)
             except ProcessLookupError:

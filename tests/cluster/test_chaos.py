@@ -14,6 +14,7 @@ import pytest
 
 from chaos.run import run_scenario
 from chaos.scenarios import SCENARIOS
+from cluster.local import LocalCluster
 
 pytestmark = pytest.mark.cluster
 SLOW_DISK = Path(__file__).with_name("slow_disk")
@@ -81,3 +82,10 @@ def test_the_command_says_it_by_its_exit_status(tmp_path, monkeypatch):
     assert list(tmp_path.glob("lastgood-chaos-*")) == []
     wrong = subprocess.run([*call, "no-such-thing"], capture_output=True, text=True, timeout=60, check=False)
     assert wrong.returncode == 2
+
+
+def test_a_run_that_can_not_start_does_not_hold_and_leaves_nothing_behind(tmp_path):
+    report, broken, told = hurt("calm", 2, tmp_path, LASTGOOD_HEARTBEAT_MS="5000")
+    assert not report.holds
+    assert "the run itself" in broken, told
+    assert LocalCluster(tmp_path / "cluster").running() == []
