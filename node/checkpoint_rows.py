@@ -198,7 +198,7 @@ def unpack_leaf(raw: memoryview, path: str) -> StoredLeaf:
         digests = np.frombuffer(raw, np.uint8, count * DIGEST_BYTES, at).reshape(count, DIGEST_BYTES)
         digest = bytes(raw[at + count * DIGEST_BYTES :])
         slots = np.frombuffer(block, np.uint32, 256, 2048)
-    except (ValueError, lz4.block.LZ4BlockError) as error:
+    except (ValueError, struct.error, lz4.block.LZ4BlockError) as error:
         raise Corrupt(path, 0, "a leaf", str(error)) from error
     present = slots[slots != 0]
     if len(block) != BLOCK_BYTES or len(digest) != DIGEST_BYTES or len(present) != count:
