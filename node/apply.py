@@ -30,6 +30,8 @@ from node.snapshots import Moment, due_reason
 from node.space import Snapshot, Space
 from node.transact import apply_slices, check_tx, commit_small, commit_tx, stale_epoch
 
+REASON_CHARS_MAX = 1_024
+
 
 class Applier:
     """Handlers of all operations over one registry. `on_snapshot` hears of every snapshot taken (for hashing)."""
@@ -279,6 +281,8 @@ def check_rollback(registry: Registry, rollback: Rollback) -> tuple[Space, Snaps
         return stale_epoch(space, rollback.epoch)
     if rollback.if_lvc is not None and rollback.if_lvc != space.lvc:
         return Refused("conflict", f"if.lvc is {rollback.if_lvc}, the space stands at {space.lvc}")
+    if rollback.reason is not None and len(rollback.reason) > REASON_CHARS_MAX:
+        return Refused("bad_request", f"a reason of {len(rollback.reason)} characters, at most {REASON_CHARS_MAX}")
     if (rollback.snapshot is None) == (rollback.to_lvc is None):
         return Refused("bad_request", "exactly one of a snapshot and an lvc is needed")
     if rollback.snapshot is not None:

@@ -9,7 +9,7 @@ from typing import Any, Final
 from node.commands import CreateSpace, DeleteSnapshot, DeleteSpace, PinSnapshot, TakeSnapshots
 from node.policy import POLICY_DEFAULT, make_policy
 from node.registry import SNAPSHOT_INTERVAL, Registry
-from node.results import Done, Refused, Result, SnapshotInfo, SnapshotsDone, SpaceDone
+from node.results import Done, Policy, Refused, Result, SnapshotInfo, SnapshotsDone, SpaceDone
 from node.snapshots import Moment, expire_snapshot, resolve_kind, take_snapshot, trim_rings
 from node.space import Snapshot, Space
 from node.transact import stale_epoch
@@ -19,6 +19,9 @@ SPACE_BYTES_DEFAULT: Final = 64 << 30
 SPACE_BYTES_MAX: Final = 1 << 47
 PAGE_SIZES: Final = (4096, 8192, 16384, 32768, 65536)
 LABEL_CHARS_MAX: Final = 128
+TTL_MS_MAX: Final = 10**12
+HOLDERS_MAX: Final = 1_024
+INTERVAL_MS_MIN: Final = 100  # shorter intervals of a policy count as this, so that ticks don't crowd the log out
 
 
 def unknown_space(name: str) -> Refused:
@@ -78,7 +81,7 @@ class Catalogue:
         space = self._new_space(create, page_size, max_pages, source)
         space.policy = policy
         if policy.interval_s:
-            space.interval_due_ms = self.registry.now_ms + int(policy.interval_s * 1000)
+            space.interval_due_ms = self.registry.now_ms + _interval_ms(policy)
             self.registry.set_timer(space.interval_due_ms, SNAPSHOT_INTERVAL, space.uid)
         return SpaceDone(True, space.info())
 
@@ -188,6 +191,10 @@ class Catalogue:
         if isinstance(found, Refused):
             return found
         space, snapshot = found
+        if not NAME.fullmatch(pin.holder):
+            return Refused("bad_request", f"{pin.holder!r} is no name of a holder: {NAME.pattern}")
+        if pin.pin and pin.holder not in snapshot.pins and len(snapshot.pins) >= HOLDERS_MAX:
+            return Refused("rate_limited", f"snapshot {snapshot.id} has {HOLDERS_MAX} holders, at most that many")
         if pin.pin:
             space.set_pins(snapshot, snapshot.pins | {pin.holder})
         else:
@@ -228,11 +235,15 @@ class Catalogue:
         if space is None or space.interval_due_ms != due_ms:
             return
         registry.changed.add(uid)
-        space.interval_due_ms = registry.now_ms + int(space.policy.interval_s * 1000)
+        space.interval_due_ms = registry.now_ms + _interval_ms(space.policy)
         registry.set_timer(space.interval_due_ms, SNAPSHOT_INTERVAL, uid)
         if space.lvc != space.snapshot_lvc and space.lvc > 0:
             kind = resolve_kind(space, "auto", registry.limits)
             self.take(space, kind=kind, reason="interval" if space.baseline else "first")
+
+
+def _interval_ms(policy: Policy) -> int:
+    return max(INTERVAL_MS_MIN, int(policy.interval_s * 1000))
 
 
 def _check_snapshot(take: TakeSnapshots) -> Refused | None:
@@ -241,8 +252,10 @@ def _check_snapshot(take: TakeSnapshots) -> Refused | None:
     label = take.label
     if label is not None and not (0 < len(label) <= LABEL_CHARS_MAX and label[0] != "@" and not label.isdigit()):
         return Refused("bad_request", f"label {label!r}: 1 to 128 characters, no leading @, not all digits")
-    if take.ttl_ms is not None and take.ttl_ms < 1:
-        return Refused("bad_request", f"ttl_ms is {take.ttl_ms}, at least 1")
+    if take.ttl_ms is not None and not 1 <= take.ttl_ms <= TTL_MS_MAX:
+        return Refused("bad_request", f"ttl_ms is {take.ttl_ms}, 1 to {TTL_MS_MAX}")
+    if take.pin is not None and not NAME.fullmatch(take.pin):
+        return Refused("bad_request", f"{take.pin!r} is no name of a holder: {NAME.pattern}")
     if (take.spaces is None) == (take.prefix is None):
         return Refused("bad_request", "exactly one of spaces and prefix is needed")
     return None

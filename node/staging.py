@@ -55,9 +55,9 @@ class StageBook:
         """The writes of parts 0 … parts - 1 in order; the stage stays until `drop`."""
         stage = self.stages.get(name)
         present = stage.parts if stage is not None else {}
-        missing = [part for part in range(parts) if part not in present]
-        if missing:
-            return Refused("gone", f"part {missing[0]} of {parts} staged under {name!r} is not kept")
+        missing = next((part for part in range(min(parts, len(present) + 1)) if part not in present), None)
+        if missing is not None:
+            return Refused("gone", f"part {missing} of {parts} staged under {name!r} is not kept")
         return [write for part in range(parts) for write in present[part]]
 
     def drop(self, name: str) -> None:

@@ -19,6 +19,8 @@ _pack_head = HEAD.pack
 _pack_page = PAGE.pack
 _pack_range = RANGE.pack
 
+TX_ID_CHARS_MAX = 128
+
 Writes = list[tuple[int, memoryview]]
 
 
@@ -41,6 +43,8 @@ def check_tx(space: Space, tx: Tx, writes: Writes, limits: Limits) -> Refused | 
 
 
 def _check_bounds(space: Space, tx: Tx, writes: Writes, limits: Limits) -> Refused | None:
+    if tx.tx_id is not None and not 0 < len(tx.tx_id) <= TX_ID_CHARS_MAX:
+        return Refused("bad_request", f"tx_id of {len(tx.tx_id)} characters, 1 to {TX_ID_CHARS_MAX}")
     if not writes and tx.size is None:
         return Refused("bad_request", "a transaction needs at least one write or a size")
     if len(writes) > limits.tx_ranges_max:
@@ -89,14 +93,15 @@ def apply_slices(
     touched: list[bytes] = []
     ranges: list[bytes] = []
     images: list[bytes] = []
+    written = 0
     for offset, block in writes:
-        if len(block) <= RANGE_BYTES_MAX:
-            _write_range(space, lvc, offset, block, touched, ranges, images)
-            continue
         for start in range(0, len(block), RANGE_BYTES_MAX):
             part = block[start : start + RANGE_BYTES_MAX]
             _write_range(space, lvc, offset + start, part, touched, ranges, images)
-            yield
+            written += len(part)
+            if written >= RANGE_BYTES_MAX:
+                written = 0
+                yield
     flags = 0
     counted = 0
     many_pages = len(touched)

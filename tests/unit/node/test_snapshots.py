@@ -218,6 +218,23 @@ def test_the_interval_takes_one_when_something_changed(rig):
     assert rig.machine.next_due_ms() == rig.now_ms + 1000
 
 
+def test_a_tiny_interval_does_not_spin(rig):
+    rig.apply(CreateSpace("b", policy={"interval_s": 1e-9}), Tx("b", [(0, b"x")]))
+    rig.now_ms += 1000
+    rig.apply(Tick())
+    assert ids(rig, "b") == [1] and rig.machine.next_due_ms() == rig.now_ms + 100
+
+
+def test_what_would_not_fit_a_record_is_refused(rig):
+    take(rig)
+    assert code(rig.one(Tx("a", [(0, b"x")], tx_id="x" * 129))) == "bad_request"
+    assert code(rig.one(TakeSnapshots(["a"], ttl_ms=10**12 + 1))) == "bad_request"
+    assert code(rig.one(TakeSnapshots(["a"], pin="no spaces"))) == "bad_request"
+    assert code(rig.one(PinSnapshot("a", "1", ""))) == "bad_request"
+    assert code(rig.one(Rollback("a", snapshot="1", reason="x" * 1025))) == "bad_request"
+    assert code(rig.one(Rollback("a", snapshot="9" * 30))) == "not_found"
+
+
 def test_one_cut_over_many_spaces(rig):
     for name in ("p-1", "p-2", "q"):
         rig.apply(CreateSpace(name), Tx(name, [(0, name.encode())]))

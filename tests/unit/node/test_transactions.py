@@ -107,7 +107,9 @@ def test_a_staged_transaction_is_one(rig):
     (done,) = rig.apply_raw(raw, steps)
     assert isinstance(done, TxDone) and done.lvc == 1 and done.log_seq == 4
     assert rig.bytes_of("a") == b"end" + block[3:] + block + block
+    assert len(steps) > 1
     assert code(rig.one(Tx("a", [], stage="up", stage_parts=3))) == "gone"
+    assert code(rig.one(Tx("a", [], stage="up", stage_parts=1 << 60))) == "gone"
     rig.apply(Rollback("a", to_lvc=0))
     assert rig.bytes_of("a") == b""
 
