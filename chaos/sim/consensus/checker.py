@@ -81,11 +81,6 @@ class Checker:
         if log is not None and term is not None and log.term_at(index) == term:
             self.bad("match-truncated", f"{name} truncates from {index}, which its leader of term {node_term} has too")
 
-    def matched(self, leader: str, name: str, index: int, term: int | None, holds: bool) -> None:
-        """A follower of the same term has durably what its leader counts it for."""
-        if not holds:
-            self.bad("match-false", f"{leader} counts {name} as having {index}/{term} durably, which it has not")
-
     # ---------------------------------------------------------------- elections
     def vote(self, voter: str, term: int, candidate: str) -> None:
         """A node says yes to one candidate in a term, whatever it has been through since."""

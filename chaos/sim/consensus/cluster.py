@@ -121,14 +121,19 @@ class Cluster:
         return None
 
     def check_matches(self, leader: Process) -> None:
-        """What a leader counts its followers for, compared with what they have. Those of other terms have moved on."""
+        """What a leader counts its followers for, compared with what they have. Those of later terms have moved on."""
         term, journal = leader.core.term, leader.journal
         for name, peer in leader.core.peers.items():
             index, follower = leader.core.engine.match_index(peer.node), self.processes[name]
-            if index > 1 and follower.up and not follower.excluded and follower.core.term == term:
-                there = journal.term_at(index)
-                holds = there is None or follower.holds(index, there)
-                self.checker.matched(leader.name, name, index, there, holds)
+            if index <= 1 or not follower.up or follower.excluded or follower.core.term > term:
+                continue
+            if follower.core.term < term:
+                self.checker.bad(
+                    "match-false", f"{leader.name} counts {name} in term {term}, which it has not heard of"
+                )
+            there = journal.term_at(index)
+            if there is not None and not follower.holds(index, there):
+                self.checker.bad("match-false", f"{leader.name} counts {name} as having {index}/{there} durably")
 
     def check_durable(self, name: str, index: int) -> None:
         """Invariant 1 at the moment of the acknowledgement: a majority would still have the entry after a power cut.

@@ -92,7 +92,8 @@ class Nemesis:
     def _back(self, leader: str, friend: str) -> None:
         if self.stopped:
             return
-        self.cluster.trace(f"{leader} is back, {friend} is not")
+        self.cluster.trace(f"{leader} is back, {friend} is not, but its answers are on the way")
+        self.cluster.network.cut(leader, friend)
         for name in self.cluster.names:
             if name not in (leader, friend):
                 self.cluster.network.mend(leader, name)

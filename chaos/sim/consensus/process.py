@@ -245,8 +245,6 @@ class Process:
     # ---------------------------------------------------------------- ticks
     def tick(self) -> None:
         if self.up and not self.paused and self._guarded(self.core.tick):
-            if self.leads:
-                self.cluster.check_matches(self)
             self._checkpoint_if_due()
 
     def _tick_later(self, life: int) -> None:
@@ -255,6 +253,8 @@ class Process:
     def _timer(self, life: int) -> None:
         if life == self.starts and self.up and not self.paused:
             self.tick()
+            if self.leads:
+                self.cluster.check_matches(self)
             self._tick_later(life)
 
     def _ask_tick(self) -> None:

@@ -18,11 +18,11 @@ class Scenario:
     mode: str
     nodes: int
     plant: str | None = None  # name of a planted bug, see plants.py
-    fault_s: float = 9.0  # faults and load for so long
+    fault_s: float = 7.0  # faults and load for so long
     heal_s: float = 25.0  # then so long at most to converge
     tick_s: float = 0.02
     write_rate: float = 40.0  # proposals per second, single ones and bursts
-    read_rate: float = 15.0
+    read_rate: float = 12.0
     pad_bytes_max: int = 700
     fault_rate: float = 2.0  # faults per second
     checkpoint_every: int = 40  # applied entries between checkpoints
@@ -72,6 +72,9 @@ CRASHES: Final = {
 }
 
 
+ALONE: Final = ("pause", "slow-disk", "no-room", "heal", "crash", "disk-error")  # what can happen to a cluster of one
+
+
 def draw(mode: str, nodes: int, rng: random.Random, plant: str | None = None) -> Scenario:
     """A scenario for one seed. Each seed leaves some faults out and weighs the others anew: seeds differ in kind."""
     weights = dict(CALM)
@@ -80,14 +83,16 @@ def draw(mode: str, nodes: int, rng: random.Random, plant: str | None = None) ->
     for name in list(weights):
         if name != "heal":
             weights[name] = 0.0 if rng.random() < 0.2 else weights[name] * rng.uniform(0.3, 2.0)
+    if nodes == 1:
+        weights = {name: weight for name, weight in weights.items() if name in ALONE}
     aim = PLANTS[plant].aim if plant is not None else None
     return Scenario(
         mode=mode,
         nodes=nodes,
         plant=plant,
-        write_rate=rng.choice([15.0, 40.0, 90.0, 90.0]),
-        pad_bytes_max=rng.choice([60, 700, 1500, 4000]),
-        fault_rate=rng.choice([1.0, 2.0, 2.0, 4.0]),
+        write_rate=rng.choice([10.0, 30.0, 30.0, 80.0]),
+        pad_bytes_max=rng.choice([60, 1500, 3000, 6000]),
+        fault_rate=rng.choice([1.5, 2.5, 2.5, 5.0]),
         checkpoint_every=rng.choice([6, 15, 40, 40, 120]),
         journal_bytes_max=rng.choice([32, 32, 32, 64]) * 1024,
         cache_bytes=rng.choice([0, 4, 64]) * 1024,
