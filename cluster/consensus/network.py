@@ -17,6 +17,7 @@ log = get_log("cluster.consensus")
 
 CONNECT_S: Final = 1.0  # for a connection and its hello
 REDIAL_S: Final = 0.2  # at most, between two attempts
+STEADY_S: Final = 1.0  # a connection that lasted this long is worth a quick second one
 WATCH_S: Final = 0.05
 OPENING_MAX: Final = 64  # connections without a hello; further ones are closed at once
 
@@ -129,6 +130,7 @@ class Network:
         loop, lost = asyncio.get_running_loop(), self._lost_events[peer]
         while True:
             lost.clear()
+            started, pause_s = self._now(), REDIAL_S
             try:
                 async with asyncio.timeout(CONNECT_S):
                     await loop.create_connection(
@@ -138,7 +140,9 @@ class Network:
                 self._complain(peer, str(error) or type(error).__name__)
             else:
                 await lost.wait()
-            await asyncio.sleep(REDIAL_S * (0.25 + 0.75 * self._random()))
+                if self._now() - started > STEADY_S:
+                    pause_s = REDIAL_S / 10  # it was good for a while, so try again at once
+            await asyncio.sleep(pause_s * (0.25 + 0.75 * self._random()))
 
     async def _watch(self) -> None:
         while True:
