@@ -28,7 +28,7 @@ from node.rollback import Turner, outside_window
 from node.settings import limits_from
 from node.snapshots import Moment, due_reason
 from node.space import Snapshot, Space
-from node.transact import apply_slices, check_tx, commit_small, commit_tx, stale_epoch
+from node.transact import apply_slices, check_tx, commit_small, commit_tx, is_small, stale_epoch
 
 REASON_CHARS_MAX = 1_024
 
@@ -137,33 +137,25 @@ class Applier:
             decided = registry.idempotency.decided(ident, registry.now_ms)
             if decided is not None:
                 return decided
-        moment = self.moment
         space = registry.by_name.get(tx.space)
-        result: Result
-        if space is None:
-            result = unknown_space(tx.space)
-        else:
-            writes = tx.writes
-            refused = check_tx(space, tx, writes, registry.limits)
-            if refused is not None:
-                result = refused
-            else:
-                registry.changed.add(space.uid)
-                offset = writes[0][0] if len(writes) == 1 else -1
-                if offset >= 0 and tx.size is None and offset % space.page_size + len(writes[0][1]) <= space.page_size:
-                    result = commit_small(
-                        space, tx, book=registry.book, index=moment.index, position=position, wall_ms=moment.wall_ms
-                    )
-                else:
-                    result = commit_tx(
-                        space, tx, writes, book=registry.book, index=moment.index, position=position,
-                        wall_ms=moment.wall_ms,
-                    )  # fmt: skip
-                if space.baseline:
-                    self._automatic_snapshot(space)
+        result = self._commit(space, tx, position) if space is not None else unknown_space(tx.space)
         if ident is not None:
             registry.idempotency.store(ident, result, registry.now_ms)
         return result
+
+    def _commit(self, space: Space, tx: Tx, position: int) -> Result:
+        registry, moment = self.registry, self.moment
+        small = is_small(space, tx)
+        if not small:
+            refused = check_tx(space, tx, tx.writes, registry.limits)
+            if refused is not None:
+                return refused
+        registry.changed.add(space.uid)
+        commit = commit_small if small else commit_tx
+        done = commit(space, tx, registry.book, moment.index, position, moment.wall_ms)
+        if space.baseline:
+            self._automatic_snapshot(space)
+        return done
 
     def _staged_tx(self, tx: Tx, position: int) -> Iterator[Result | None]:
         registry = self.registry

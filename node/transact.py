@@ -72,11 +72,28 @@ def stale_epoch(space: Space, named: int) -> Refused:
     return Refused("stale_epoch", f"epoch {named} was named, the space is in {space.epoch}", {"epoch": space.epoch})
 
 
-def commit_tx(
-    space: Space, tx: Tx, writes: Writes, *, book: UndoBook, index: int, position: int, wall_ms: int
-) -> TxDone:
+def is_small(space: Space, tx: Tx) -> bool:
+    """Whether `commit_small` may do it unchecked: one write within one page, no condition but the right epoch."""
+    writes = tx.writes
+    if (
+        len(writes) != 1
+        or tx.size is not None
+        or tx.lvc is not None
+        or tx.etag is not None
+        or tx.pages
+        or tx.tx_id is not None
+        or (tx.epoch is not None and tx.epoch != space.epoch)
+    ):
+        return False
+    offset, block = writes[0]
+    nbytes = len(block)
+    page_size = space.page_size
+    return 0 < nbytes <= page_size - offset % page_size and 0 <= offset <= space.max_pages * page_size - nbytes
+
+
+def commit_tx(space: Space, tx: Tx, book: UndoBook, index: int, position: int, wall_ms: int) -> TxDone:
     """Applies a checked transaction at once. Raises RottenSlot (this node is damaged) and nothing else."""
-    for _ in apply_slices(space, tx, writes, book=book, index=index, position=position, wall_ms=wall_ms):
+    for _ in apply_slices(space, tx, tx.writes, book=book, index=index, position=position, wall_ms=wall_ms):
         pass
     return TxDone(space.lvc, space.epoch, space.log_seq, tx.tx_id or f"{index}-{position}")
 
@@ -134,8 +151,8 @@ def apply_slices(
     )
 
 
-def commit_small(space: Space, tx: Tx, *, book: UndoBook, index: int, position: int, wall_ms: int) -> TxDone:
-    """The same for one write within one page and no `size`: most transactions, so without detours."""
+def commit_small(space: Space, tx: Tx, book: UndoBook, index: int, position: int, wall_ms: int) -> TxDone:
+    """The same for a small one: most transactions, so without detours."""
     offset, block = tx.writes[0]
     page_size = space.page_size
     page = offset // page_size
@@ -178,7 +195,7 @@ def commit_small(space: Space, tx: Tx, *, book: UndoBook, index: int, position: 
     view[start:stop] = block
     leaf.version_of[at] = lvc
     seq = space.log_seq + 1
-    tx_id = tx.tx_id or f"{index}-{position}"
+    tx_id = f"{index}-{position}"
     raw_id = tx_id.encode()
     baseline_interval = space.baseline_interval
     transactions = space.transactions
