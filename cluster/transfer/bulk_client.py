@@ -1,17 +1,17 @@
 """One incoming transfer on threads: dials, pulls, verifies, makes durable. Executes what `Receiver` decides.
 
-Threads: one reads the socket (straight into the heap's mapping), two verify, one makes durable, one does the long steps
+Threads: one reads the socket, two verify, one makes durable, one does the long steps
 (compare, plan, settle). They meet in `on`, under one lock.
 """
 
 from __future__ import annotations
 
-import logging
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
+from cluster.log import get_log
 from cluster.transfer.bulk_reader import Reader, dial
 from cluster.transfer.comparison import LocalState
 from cluster.transfer.frames import (
@@ -51,14 +51,15 @@ from cluster.transfer.protocol import (
     Work,
 )
 from cluster.transfer.receiver import Receiver
-from cluster.transfer.registry import RATE_SPAN_S, Registry, Tracked
+from cluster.transfer.registry import Registry, Tracked
+from cluster.transfer.reporting import Reporter
 from cluster.transfer.settings import Link as Link
 from cluster.transfer.settings import PeerAddress as PeerAddress
 from cluster.transfer.settings import TransferSettings as TransferSettings
 from cluster.transfer.wire import Wire
 from node.heap import HeapFull
 
-log = logging.getLogger("lastgood.transfer")
+log = get_log("cluster.transfer")
 
 VERIFIERS: Final = 2
 RETRY_S: Final = 0.05
@@ -97,7 +98,7 @@ class BulkClient:
         self._local = local
         self._registry = registry
         self._bucket = bucket = link.bucket
-        self._now = now = link.now
+        self._now = link.now
         self._tls = link.tls
         self._peers = peers
         self._hello = Hello(link.cluster_id, link.node, transfer, purpose)
@@ -124,8 +125,7 @@ class BulkClient:
         self._refused = False
         self._codec = Codec.RAW
         self._buffers: list[bytearray] = []  # that page frames are received into; at most a window of them exists
-        self._planned_at = now()
-        self._counted = [0, 0, 0]
+        self._reporter = Reporter(self.tracked, registry, landing, link)
         self._verify: queue.SimpleQueue[tuple[int, Ask, Header, memoryview] | None] = queue.SimpleQueue()
         self._steps: queue.SimpleQueue[Effect | None] = queue.SimpleQueue()
         self._wake_sync = threading.Event()
@@ -154,7 +154,7 @@ class BulkClient:
                 self._verify.put(None)
             for thread in threads:
                 thread.join()
-        self._publish()
+        self._report()
         if self._error is not None:
             raise self._error
         manifest = self._core.manifest
@@ -204,7 +204,7 @@ class BulkClient:
         elif isinstance(effect, (Compare, MakePlan, Settle)):
             self._steps.put(effect)
         elif isinstance(effect, Drop):
-            log.info("transfer.dropped peer=%s reason=%s", self._core.peer, effect.reason)
+            log.info("transfer.dropped", peer=self._core.peer, reason=effect.reason)
             self._rotate = self._rotate or effect.rotate
             self._refused = True
             if self._wire is not None:
@@ -247,7 +247,7 @@ class BulkClient:
             self._rotate = self._refused = False
             if self._core.needs_link:
                 self.tracked.update(state="retrying")
-                log.info("transfer.interrupted peer=%s reason=%s done=%d", peer.id, reason, self._landing.done_bytes)
+                log.info("transfer.interrupted", peer=peer.id, reason=reason, done_bytes=self._landing.done_bytes)
             self._closed.wait(pause)
 
     def _connect_and_read(self, peer: PeerAddress) -> str:
@@ -274,7 +274,7 @@ class BulkClient:
                 self._wire = None
             wire.release()
             self.on(LinkLost("connection ended"))
-            self._publish()
+            self._report()
         return reason
 
     def _read(self, wire: Wire) -> str:
@@ -368,21 +368,21 @@ class BulkClient:
                 asks = self._landing.plan()
                 break
             except HeapFull as error:
-                log.warning("transfer.no_room %s", error)
+                log.warning("transfer.no_room", reason=str(error))
                 self.tracked.update(state="waiting")
                 self._closed.wait(0.5)
         else:
             return
         with self._changed:
             self._say(encode_control(Kind.TELL, Tell(self._landing.total_bytes, self._landing.done_bytes)))
-            self._announce()
+            self._reporter.planned(self._core)
             self.on(Planned(effect.round, asks))
 
-    def _announce(self) -> None:
-        self._planned_at = self._now()
-        again = self._landing.done_bytes > 0 or self._core.resumes > 0
-        self.tracked.update(state="running", total_bytes=self._landing.total_bytes, done_bytes=self._landing.done_bytes)
-        self._registry.event("transfer.resumed" if again else "transfer.started", self.tracked)
+    def _report(self) -> None:
+        """Brings registry and counters up to date."""
+        with self._changed:
+            running = self._core.work is Work.FETCHING and self._wire is not None
+            self._codec = self._reporter.report(self._core, running=running)
 
     def _sync_loop(self) -> None:
         while not self._closed.is_set():
@@ -396,7 +396,7 @@ class BulkClient:
                 self._closed.wait(min(left, 0.01))
             if self._landing.fresh_bytes and not self._closed.is_set():
                 self._guarded(self._landing.sync)
-            self._publish()
+            self._report()
 
     def _pace_loop(self) -> None:
         """With a limit of rate: lets one more request go whenever the bucket has paid for the last."""
@@ -411,37 +411,3 @@ class BulkClient:
                     self.on(Credit(1 - credit))
                 else:
                     self._changed.wait(0.05)
-
-    def _publish(self) -> None:
-        """Brings registry and counters up to date."""
-        with self._changed:
-            core = self._core
-            now = [core.resent_bytes, core.resumes, self._received_bytes()]
-            added = [new - old for new, old in zip(now, self._counted, strict=True)]
-            resumed = added[1] > 0
-            self._counted = now
-            running = core.work is Work.FETCHING and self._wire is not None
-            fields: dict[str, Any] = {"state": "running"} if running else {}
-            self.tracked.update(
-                total_bytes=self._landing.total_bytes,
-                done_bytes=self._landing.done_bytes,
-                resent_bytes=core.resent_bytes,
-                resumes=core.resumes,
-                codec=self._codec.name.lower(),
-                **fields,
-            )
-        self._registry.count(resent_bytes=added[0], resumes=added[1], received_bytes=added[2])
-        if resumed:
-            self._registry.event("transfer.resumed", self.tracked)
-        self._choose_codec()
-
-    def _received_bytes(self) -> int:
-        return self._core.verified_bytes
-
-    def _choose_codec(self) -> None:
-        """Pages go raw while the link is fast; after a drop, or on a slow link, they are packed."""
-        rate = self.tracked.shown().rate_bytes_per_s
-        if self._now() - self._planned_at < RATE_SPAN_S:
-            return
-        slow = 0 < rate < self._settings.packed_below_bytes_per_s and not self._bucket.limited
-        self._codec = Codec.LZ4 if slow else Codec.RAW

@@ -5,7 +5,6 @@ A transfer keeps its checkpoint for `LINGER_S` after its last connection, so tha
 
 from __future__ import annotations
 
-import logging
 import socket
 import ssl
 import threading
@@ -18,6 +17,7 @@ import lz4.block
 import msgspec
 import numpy as np
 
+from cluster.log import get_log
 from cluster.transfer import sender
 from cluster.transfer.frames import (
     FRAME_BYTES,
@@ -38,7 +38,7 @@ from cluster.transfer.registry import Registry, Tracked
 from cluster.transfer.wire import Wire
 from wal.checks import invariant
 
-log = logging.getLogger("lastgood.transfer")
+log = get_log("cluster.transfer")
 
 LINGER_S: Final = 60.0
 IDLE_MS: Final = 30_000  # a receiver that waits says PING every five seconds
@@ -132,7 +132,7 @@ class BulkServer:
                 sock = self._tls.wrap_socket(sock, server_side=True)
             wire = Wire(sock, silence_ms=IDLE_MS, send_ms=SEND_MS)
         except OSError as error:
-            log.info("transfer.refused peer=%s reason=%s", address, error)
+            log.info("transfer.refused", address=str(address), reason=str(error))
             sock.close()
             return
         with self._lock:
@@ -143,10 +143,10 @@ class BulkServer:
             if not closed:
                 connection.run()
         except (OSError, Damaged) as error:
-            log.info("transfer.connection_ended peer=%s reason=%s", address, error)
-        except Exception:
+            log.info("transfer.connection_ended", address=str(address), reason=str(error))
+        except Exception as error:
             # Serving others must not take this node down: the receiver sees a closed connection and asks another peer.
-            log.exception("transfer.serving_failed peer=%s", address)
+            log.error("transfer.serving_failed", address=str(address), error=error)
         finally:
             with self._lock:
                 self._wires.discard(wire)
@@ -261,7 +261,7 @@ class _Connection:
         elif isinstance(effect, sender.LetGo):
             self._finished, self._open = True, False
         else:
-            log.info("transfer.closed reason=%s", effect.reason)
+            log.info("transfer.closed", reason=effect.reason)
             self._open = False
 
     def _choose(self, effect: sender.ChooseManifest) -> None:
@@ -323,7 +323,7 @@ class _Connection:
         try:
             views = kept.checkpoint.views(effect.places, effect.page_shift)
         except Rotten as error:
-            log.error("transfer.rotten %s", error)
+            log.error("transfer.rotten", reason=str(error))
             self._wire.send(encode_control(Kind.REFUSED, RefusedBody("rotten", str(error)), effect.request))
             return
         raw_bytes = len(effect.places) << effect.page_shift

@@ -10,7 +10,6 @@ the commit everything received is kept for the next try.
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -19,6 +18,7 @@ from typing import Any, Final
 import numpy as np
 
 from cluster.consensus.seams import Base
+from cluster.log import get_log
 from cluster.transfer.bulk_client import BulkClient, Link, PeerAddress, Stopped
 from cluster.transfer.frames import Damaged
 from cluster.transfer.image_codec import build_frozen, decode_state
@@ -38,7 +38,7 @@ from node.table import Leaf
 from wal.checks import FailStop, invariant
 from wal.disk import Disk
 
-log = logging.getLogger("lastgood.transfer")
+log = get_log("cluster.transfer")
 
 PURPOSE: Final = "install"
 LEAVES_A_TURN: Final = 256  # made in one turn of the loop
@@ -157,7 +157,7 @@ class Fetcher:
                 base = self._install(manifest)
             except Damaged as error:
                 # The peer's pages were what their digests say, but together they are not the state that it named.
-                log.error("transfer.not_the_state peer=%s reason=%s", client.tracked.row.peer, error)
+                log.error("transfer.not_the_state", peer=client.tracked.row.peer, reason=str(error))
                 self._registry.count(snap_save_failures=1)
                 client.finished("failed")
                 avoid = client.tracked.row.peer or ""
@@ -226,7 +226,7 @@ class Fetcher:
                 self._checkpointer.commit_install(run)
                 return run
             except NoRoom as error:
-                log.error("transfer.no_room_to_install %s", error)
+                log.error("transfer.no_room_to_install", reason=str(error))
                 self._registry.count(snap_save_failures=1)
                 self._calls(self._checkpointer.give_up_install)
                 self._pause(NO_ROOM_RETRY_S)

@@ -9,7 +9,6 @@ askers get the same.
 
 from __future__ import annotations
 
-import logging
 import tempfile
 import threading
 import weakref
@@ -18,6 +17,7 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
+from cluster.log import get_log
 from cluster.transfer.digests import chunk_digest
 from cluster.transfer.held import HeldCheckpoint
 from cluster.transfer.image_codec import LeafBook, encode_state, undo_bytes
@@ -28,7 +28,7 @@ from node.image import FrozenState, Pieces
 from node.state import StateMachine
 from wal.checks import Corrupt, invariant
 
-log = logging.getLogger("lastgood.transfer")
+log = get_log("cluster.transfer")
 
 TRIES_MAX: Final = 5
 BUSY_RETRY_S: Final = 0.01
@@ -119,7 +119,7 @@ class StateSource:
                     break
                 except (Corrupt, RottenSlot) as error:
                     # An undo segment may have been copied forward and dropped since the freeze: freeze again.
-                    log.warning("transfer.source_failed attempt=%d reason=%s", attempt, error)
+                    log.warning("transfer.source_failed", attempt=attempt, reason=str(error))
             else:
                 return None
             self._newest = weakref.ref(held) if held is not None else None
