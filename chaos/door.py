@@ -6,6 +6,7 @@ which aiohttp never repeats by itself.
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -85,7 +86,8 @@ class Door:
             # Bytes are bin in msgpack, which transactions may come in and larger ones have to.
             packed = "writes" in body
             headers["Content-Type"] = "application/msgpack" if packed else "application/json"
-            content = msgspec.msgpack.encode(body) if packed else json.dumps(body).encode()
+            # As a file: aiohttp warns of large bytes.
+            content = io.BytesIO(msgspec.msgpack.encode(body) if packed else json.dumps(body).encode())
         timeout = self._timeout if timeout_s is None else aiohttp.ClientTimeout(total=timeout_s)
         try:
             async with self._session.request(

@@ -215,12 +215,22 @@ class Side(asyncio.Protocol):
             self.transport.abort()
 
 
+def reserve(port: int) -> socket.socket:
+    """A bound socket. Nobody else gets the port while it is open, whether it listens or not."""
+    sock = socket.socket()
+    sock.setblocking(False)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # ends of old connections are no obstacle
+    sock.bind((HOST, port))
+    return sock
+
+
 class Link:
     """A port that stands for `listener` of node `target` as node `dialer` dials it."""
 
     def __init__(self, net: Net, dialer: str, target: str, listener: str, port: int, address: tuple[str, int]) -> None:
         self._net, self.dialer, self.target, self.listener = net, dialer, target, listener
-        self._port, self._address = port, address
+        self._address = address
+        self._reserved = reserve(port)
         self._up = net.flow(dialer, target, listener)
         self._down = net.flow(target, dialer, listener)
         self.sides: set[Side] = set()
@@ -231,10 +241,15 @@ class Link:
         """Listens if neither direction is cut, else stops to."""
         wanted = not (self._up.cut or self._down.cut)
         if wanted and self._server is None:
-            self._server = await self._net.loop.create_server(self._accept, HOST, self._port, reuse_address=True)
+            # Accepted connections inherit it, and so are no obstacle when this listens again.
+            self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self._server = await self._net.loop.create_server(self._accept, sock=self._reserved.dup())
         elif not wanted and self._server is not None:
             server, self._server = self._server, None
             server.close()
+            # Linux: it listens no more, connects are refused, and the port stays ours.
+            self._reserved.shutdown(socket.SHUT_RDWR)
+            self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
 
     def _accept(self) -> Side:
         near = Side(self)

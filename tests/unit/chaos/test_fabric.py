@@ -139,6 +139,17 @@ def test_connects_are_refused_while_cut_and_work_again(fabric, dial):
     ping(dial())
 
 
+def test_a_cut_port_is_kept(net, fabric):
+    port = int(next(peer for peer in net[1]["a"] if peer.id == "b").raft.split(":")[1])
+    for _ in range(3):
+        fabric.cut("b", "a")
+        with socket.socket() as thief:
+            thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with pytest.raises(OSError, match="in use"):
+                thief.bind(("127.0.0.1", port))
+        fabric.heal()
+
+
 def test_the_end_of_a_connection_is_held_too(fabric, dial):
     sock = dial()
     ping(sock)
