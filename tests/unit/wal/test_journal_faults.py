@@ -241,3 +241,20 @@ def test_crash_before_the_drop_leaves_nothing_behind(monkeypatch):
     assert not disk.exists(ONE)
     assert again.first_index == journal.first_index
     assert again.entries(1, 999) == journal.entries(1, 999)
+
+
+def test_after_a_failed_fsync_a_restart_does_not_believe_the_cache():
+    """The process stops, the machine does not: the page cache still has the bytes, and calls them clean."""
+    disk = SimDisk()
+    journal = filled(disk, 3)
+    journal.append(b"lost?", 4, 1)
+    disk.fail_sync = lambda path: True
+    with pytest.raises(FailStop):
+        journal.sync_now()
+    disk.fail_sync = None
+    again = RaftJournal.open(disk, "/j", SMALL)
+    believed = again.last_index
+    assert believed == 4
+    disk.power_cut()
+    disk.restart(keep=0, torn=0)
+    assert RaftJournal.open(disk, "/j", SMALL).last_index == believed
