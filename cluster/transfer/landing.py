@@ -57,6 +57,7 @@ class Landing:
         self._progress = progress
         self._on_loop = on_loop
         self._lock = threading.Lock()
+        self._sync_lock = threading.Lock()
         self._pools: dict[int, Pool] = {}
         self._leaves: dict[bytes, LeafEntries] = {}  # received: digest + metadata digest -> entries
         self._chunks: dict[bytes, tuple[int, int]] = {}  # received: digest -> offset and bytes in the progress file
@@ -281,6 +282,10 @@ class Landing:
 
     def sync(self) -> None:
         """Makes durable what is verified: the pages first, then the record that says so. Raises OSError: stop then."""
+        with self._sync_lock:  # whoever comes second finds the first one's pages durable
+            self._sync()
+
+    def _sync(self) -> None:
         with self._lock:
             fresh, self._fresh, self._fresh_bytes = self._fresh, [], 0
         pools: dict[int, list[np.ndarray]] = {}
@@ -288,13 +293,15 @@ class Landing:
             pools.setdefault(pool.heap.page_size, []).append(ordinals)
         for page_size in pools:
             self._pools[page_size].heap.sync()
+        done = {page_size: np.concatenate(parts) for page_size, parts in pools.items()}
         with self._lock:
-            for page_size, parts in pools.items():
-                ordinals = np.concatenate(parts)
+            for page_size, ordinals in done.items():
                 spans = spans_of(ordinals).tobytes()
                 self._progress.append(Record.DURABLE, page_size.to_bytes(DURABLE_HEAD_BYTES, "big"), spans)
-                self._pools[page_size].durable[ordinals] = True
         self._progress.sync()
+        with self._lock:
+            for page_size, ordinals in done.items():
+                self._pools[page_size].durable[ordinals] = True
 
     # ------------------------------------------------------------ the end
 

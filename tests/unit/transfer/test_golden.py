@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+
 from chaos.sim.disk import SimDisk
 from cluster.transfer import frames
 from cluster.transfer.frames import GetManifest, Hello, Kind, RefusedBody, Tell, Welcome
