@@ -18,19 +18,21 @@ class Plant(NamedTuple):
     nodes: int
     removed: Feature = Feature(0)
     aim: dict[str, float] | None = None
-    seeds: str = "0:10"
+    seeds: str = "0:80"
 
 
 HALF_TOLD: Final = {"half-told": 3.0, "heal": 2.0, "slow": 0.5, "isolate-leader": 0.5}
 DEPOSED: Final = {"depose": 2.0, "heal": 2.0, "slow": 0.5, "reset": 0.5}
 LOST: Final = {"lose-disk": 1.0, "crash": 1.0, "crash-all": 0.5, "isolate": 1.0, "slow-disk": 0.5, "heal": 2.0}
 
+LAGGARDS: Final = {"isolate": 2.0, "crash": 2.5, "slow-disk": 0.5, "heal": 2.0}
+
 PLANTS: Final[dict[str, Plant]] = {
     "no-barrier": Plant("votes and acknowledgements leave before they are durable", "power", 3, Feature.BARRIER),
     "own-share": Plant("the leader counts itself before its own disk has the entry", "power", 3, Feature.SELF_DURABLE),
     "no-fsync": Plant("the disk says yes and forgets at a power cut", "power", 3),
     "truncate-on-match": Plant(
-        "an append that matches truncates what follows it", "zombie", 5, Feature.LAZY_TRUNCATE, HALF_TOLD
+        "an append that matches truncates what follows it", "power", 3, Feature.LAZY_TRUNCATE, HALF_TOLD
     ),
     "old-terms": Plant(
         "acknowledgements of older terms and connections count", "zombie", 5, Feature.TERMS | Feature.EPOCHS, DEPOSED
@@ -42,7 +44,7 @@ PLANTS: Final[dict[str, Plant]] = {
         "a node with an empty disk takes part under its old name", "power", 3, Feature.INCARNATIONS, LOST
     ),
     "cut-early": Plant("the journal is cut before the checkpoint is durable", "power", 3),
-    "volatile-install": Plant("an install is acknowledged before it is durable", "power", 3),
+    "volatile-install": Plant("an install is acknowledged before it is durable", "power", 3, aim=LAGGARDS),
 }
 
 

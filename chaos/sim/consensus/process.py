@@ -22,6 +22,7 @@ from chaos.sim.disk import PowerCut, SimDisk, SimFile
 from cluster.consensus.core import ConsensusCore
 from cluster.consensus.seams import Base, Committed, Message, Outcome, Unknown
 from cluster.consensus.settings import CoreSettings
+from wal.checks import FailStop
 from wal.journal import JournalConfig
 
 if TYPE_CHECKING:
@@ -155,8 +156,9 @@ class Process:
         """What a crash leaves: maybe a part of the sync that was going on; without power not even that for certain."""
         if self._mark is not None and self.rng.random() < 0.5:
             self.disk.cut_after = self.disk.effects + self.rng.randint(0, 4)
-            with suppress(PowerCut):
+            with suppress(PowerCut, FailStop):
                 self.journal.sync(self._mark)
+        self.disk.fail_sync = None
         if power:
             self.disk.power_cut()
             self.disk.restart(keep=self.rng.choice([0.0, 0.5, 0.9]), torn=0.5)
