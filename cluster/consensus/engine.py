@@ -160,6 +160,9 @@ class Engine:
     def hurry_election(self, deadline: float) -> None:
         self.raw._SyncObj__raftElectionDeadline = min(self.raw._SyncObj__raftElectionDeadline, deadline)
 
+    def postpone_election(self, deadline: float) -> None:
+        self.raw._SyncObj__raftElectionDeadline = max(self.raw._SyncObj__raftElectionDeadline, deadline)
+
     def heard_from(self, node: PeerNode, now: float) -> None:
         """A member answered in our term: counts for the leader's fallback."""
         if self.is_leader:

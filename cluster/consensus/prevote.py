@@ -21,11 +21,13 @@ class PreVote:
         self._round = 0
         self._granted: set[str] | None = None
         self._ask_again_at = LONG_AGO
+        self._yielded = False
         self.leader_heard_at = LONG_AGO
 
     def leader_is_alive(self) -> None:
         self.leader_heard_at = self._core.io.now()
         self._granted = None
+        self._yielded = False
 
     def leader_is_gone(self) -> None:
         """The leader's connection closed: grant others at once."""
@@ -64,8 +66,15 @@ class PreVote:
             return
         log = core.journal
         silent = core.io.now() - self.leader_heard_at > core.settings.election_min_s
-        behind = (message["last_term"], message["last_index"]) < (log.last_term, log.last_index)
+        theirs, ours = (message["last_term"], message["last_index"]), (log.last_term, log.last_index)
+        behind, ahead = theirs < ours, theirs > ours
         granted = silent and not behind and not core.engine.is_leader and message["term"] + 1 >= log.term
+        if granted and not self._yielded and (ahead or peer.id > core.settings.node_id):
+            # Two that stand at once split the votes and wait out another timeout. Once for each lost leader, so that
+            # one who asks and can't win holds nobody up.
+            self._yielded = True
+            self._granted = None
+            core.engine.postpone_election(core.io.now() + 3 * core.settings.heartbeat_s)
         core.put(peer, {"type": "prevote_answer", "round": message["round"], "granted": granted, "term": log.term})
 
     def on_answer(self, peer: Peer, message: Message) -> None:

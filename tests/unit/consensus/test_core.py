@@ -261,3 +261,23 @@ def test_readers_that_wait_for_apply_are_answered_when_the_node_stops() -> None:
     assert seen == []
     solo.core.reads.close()
     assert seen == [None]
+
+
+def test_of_two_that_would_stand_at_once_one_gives_way_but_only_once() -> None:
+    ask = {"type": "prevote", "round": 9, "term": 0, "last_index": 1, "last_term": 0}
+    low, high = Solo("a", peers=("b", "c")), Solo("c", peers=("a", "b"))
+    for solo, rival in ((low, "b"), (high, "b")):
+        solo.sync()
+        solo.tick(after=2)
+        asked = solo.take("prevote")[0]
+        solo.receive(rival, **ask)
+        solo.receive(rival, type="prevote_answer", round=asked["round"], term=0, granted=True)
+        solo.tick()
+        assert solo.take("prevote_answer")[0]["granted"] is True
+    assert (low.core.role, high.core.role) == ("follower", "candidate")
+    low.tick(after=0.4)
+    asked = low.take("prevote")[0]
+    low.receive("b", **ask)
+    low.receive("b", type="prevote_answer", round=asked["round"], term=0, granted=True)
+    low.tick()
+    assert low.core.role == "candidate"
