@@ -79,7 +79,11 @@ class Lag:
         cut = await space.snapshot()
         roots = set()
         for node_id in self.arena.ids:
-            reply = await self.arena.ask(node_id, f"/v1/spaces/big/snapshots/{cut.id}")
+            deadline = time.monotonic() + 60
+            reply = None
+            while reply is None and time.monotonic() < deadline:  # ready says a node that installs, too
+                reply = await self.arena.ask(node_id, f"/v1/spaces/big/snapshots/{cut.id}")
+            assert reply is not None, f"{node_id} does not answer"
             roots.add(reply["root"])
         assert roots == {cut.root}
         return self.carried() - self.before
