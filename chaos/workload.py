@@ -49,6 +49,7 @@ class Shape:
     think_s: float = 0.03
     op_deadline_s: float = 4.0
     hot: float = 0.5  # share of operations that go to the first two spaces
+    keyed: float = 0.5  # share of changes that are repeated under one Idempotency-Key until their outcome is known
     pad_bytes: int = 0  # more bytes a write, so that logs grow
     big_bytes: int = 0  # the same for one write in a hundred, so large that it travels in parts
 
@@ -160,7 +161,7 @@ class Workload:
         if not path:
             return None
         self._keys += 1
-        key = f"{self._seed}-{self._keys}" if rng.random() < 0.5 else None
+        key = f"{self._seed}-{self._keys}" if rng.random() < self.shape.keyed else None
         op = self.history.add(Op(process, kind, space.name, args, self._clock(), node=home))
         reply = await self._until_known(op, home, f"/v1/spaces/{space.name}/{path}", body, key, rng)
         if reply.outcome == "unknown":
