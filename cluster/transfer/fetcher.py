@@ -42,6 +42,7 @@ log = get_log("cluster.transfer")
 
 PURPOSE: Final = "install"
 LEAVES_A_TURN: Final = 256  # made in one turn of the loop
+SLOTS_A_TURN: Final = 4096  # let go in one turn of the loop
 BUSY_RETRY_S: Final = 0.01
 NO_ROOM_RETRY_S: Final = 1.0
 FAILED_RETRY_S: Final = 0.5
@@ -203,14 +204,22 @@ class Fetcher:
             raise Damaged(f"state {found.hex()} at {frozen.meta.applied_index}, named {manifest.content.hex()}")
         run = self._begin(frozen, manifest)
         if run is None:
-            self._calls(self._landing.discard)  # the log was faster
+            self._let_go()  # the log was faster
             newest = self._checkpointer.base
             if newest is None:
                 return base
             return Base(newest.index, newest.term, newest.prev_index, newest.prev_term, newest.digest)
         self._landing.remove_file()  # durably, before any of its slots can be written
         self._calls(lambda: self._finish(run))
+        self._let_go()
         return base
+
+    def _let_go(self) -> None:
+        """Ends the landing's hold, a little in each turn of the loop."""
+        self._landing.remove_file()
+        while self._calls(lambda: self._landing.release_some(SLOTS_A_TURN)):
+            pass
+        self._landing.forget()
 
     def _begin(self, frozen: FrozenState, manifest: Manifest) -> Run | None:
         """The committed run; None when this node has applied as much meanwhile."""
@@ -247,7 +256,6 @@ class Fetcher:
             # Disk has the installed state and the journal after it, memory has a newer one: a restart joins them.
             raise FailStop("entries were applied beside an install", applied=self._machine.applied_index, index=index)
         self._checkpointer.finish_install(run)
-        self._landing.discard()
 
     # ------------------------------------------------------------ the image
 

@@ -125,12 +125,17 @@ class Landing:
         """The progress file is durably gone; the slots are still held. Any thread."""
         self._progress.remove()
 
-    def discard(self) -> None:
-        """Ends the transfer's hold: the file goes first, durably, then the slots. Loop thread."""
-        self._progress.remove()
-        for pool in self._pools.values():
-            pool.release()
-        self._pools.clear()
+    def release_some(self, count: int) -> bool:
+        """After `remove_file`: lets up to `count` slots go. True when there are more. Loop thread."""
+        invariant(not self._progress.exists, "the progress file goes before its slots")
+        for page_size, pool in list(self._pools.items()):
+            if pool.release(count):
+                return True
+            del self._pools[page_size]
+        return False
+
+    def forget(self) -> None:
+        """After the last slot: the landing is as new."""
         self._leaves.clear()
         self._chunks.clear()
         self._fresh.clear()
@@ -138,6 +143,13 @@ class Landing:
         self._round = self.held = self.transfer = self._received = None
         self._searched = True
         self.total_bytes = self.done_bytes = 0
+
+    def discard(self) -> None:
+        """All of it at once: the file goes first, durably, then the slots. Loop thread."""
+        self.remove_file()
+        while self.release_some(ALLOC_BATCH):
+            pass
+        self.forget()
 
     # ------------------------------------------------------------ what is missing
 

@@ -68,13 +68,15 @@ class Pool:
         done = held & self.durable
         self.heap.adopt(self.slots[done], self.digests[done])
 
-    def release(self) -> None:
-        """Lets all slots go; those that a leaf refers to live on."""
-        for slot in self.slots[self.slots != NO_SLOT].tolist():
-            self.heap.drop(slot)
-        self.slots = np.empty(0, np.uint32)
-        if self._file is not None:
+    def release(self, count: int) -> bool:
+        """Lets up to `count` slots go; those that a leaf refers to live on. True when there are more."""
+        for slot in self.slots[:count].tolist():
+            if slot != NO_SLOT:
+                self.heap.drop(slot)
+        self.slots = self.slots[count:]
+        if self._file is not None and len(self.slots) == 0:
             self._file.close()
+        return len(self.slots) > 0
 
     def take(self, ordinals: np.ndarray, received: memoryview) -> None:
         """Verifies received pages by their digests and writes them to their slots, or raises Damaged and writes
