@@ -14,7 +14,7 @@ Struct = msgspec.Struct
 
 
 class Refused(Struct, tag="refused"):
-    """A decision that left no effect. `code` is a key of `lastgood.codes.CODES`; `detail` names the value and the limit."""
+    """A decision without effect. `code` is a key of `lastgood.codes.CODES`; `detail` names value and limit."""
 
     code: str
     detail: str

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from cluster.batcher import Batch, Batcher, Overloaded, Reply, Stamper
 from cluster.consensus.seams import Committed, NotLeader, Unknown
 from cluster.consensus.seams import Outcome as Proposal
-from node.commands import COMMAND_BYTES_MAX, Operation, encode_command
+from node.commands import COMMAND_BYTES_MAX, BadCommand, Operation, decode_command, encode_command
 from node.results import Refused
 
 
@@ -83,6 +83,11 @@ class WritePipeline:
         if len(raw) > COMMAND_BYTES_MAX:
             # Only metadata can do this (the data are bounded): refuse, never propose what the core would cut in pieces.
             self._end(batch, Refused("too_large", f"the command has {len(raw)} bytes, at most {COMMAND_BYTES_MAX}"))
+            return
+        try:
+            decode_command(raw)  # what no node could decode must never be in the log: it would halt every one of them
+        except BadCommand as error:
+            self._end(batch, Refused("internal", f"a request of this batch can't be said in a command: {error}"))
             return
         if not self._room.can_accept(raw):
             self._end(batch, FULL)

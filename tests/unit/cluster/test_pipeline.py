@@ -13,7 +13,7 @@ from cluster.batcher import Batcher, BatchLimits, Stamper
 from cluster.consensus.seams import Committed, NotLeader, NotSubmitted, Unknown
 from cluster.service.pipeline import WritePipeline
 from cluster.service.staging import cut
-from node.commands import Tick, decode_command
+from node.commands import CreateSpace, Tick, decode_command
 from node.results import Done, Refused
 
 
@@ -124,6 +124,15 @@ def test_a_full_queue_refuses_by_name() -> None:
     for _ in range(4):
         pipeline.submit(Tick(), 0, replies.append)
     assert [(reply.code, "3 operations" in reply.detail) for reply in replies] == [("rate_limited", True)]
+
+
+def test_what_no_node_could_decode_never_gets_into_the_log() -> None:
+    pipeline, consensus, _, turns = make()
+    replies: list[Refused] = []
+    pipeline.submit(CreateSpace("room", policy={"ring": "many"}), 0, replies.append)  # type: ignore[dict-item]
+    turns.run()
+    assert [reply.code for reply in replies] == ["internal"]
+    assert consensus.proposed == []
 
 
 def test_lost_leadership_answers_what_was_never_submitted() -> None:
