@@ -19,7 +19,9 @@ Undo = Callable[[], Awaitable[None]]
 async def mixed(arena: Arena) -> None:
     """Kills, pauses, cuts, one-way cuts, delays, slow links and resets; now and then a second one on top."""
     while arena.time_left() > 0:
-        undo = [await _one(arena, arena.rng.choice(arena.ids))]
+        minority = (len(arena.ids) - 1) // 2
+        victims = arena.rng.sample(arena.ids, arena.rng.randint(1, minority))
+        undo = [await _one(arena, victim) for victim in victims]
         if arena.rng.random() < 0.3:
             await arena.pause_between(0.05, 0.5)
             undo.append(await _network(arena))
