@@ -15,7 +15,7 @@ help:
 	@echo "make demo    a real three-node cluster does the main job and explains itself (under 90 s)"
 	@echo "make test    sets up and runs all tests (under 10 minutes)"
 	@echo "make check   format, lint, types, layers, unit, contract, golden: what one runs all day"
-	@echo "make sim     SEEDS=a:b of the consensus simulation; make sim SEED=n TRACE=1 replays one"
+	@echo "make sim     SEEDS=a:b of the consensus simulation; make sim TRACE=1 SEED=n MODE=power NODES=3 replays one"
 	@echo "make chaos   SCENARIO=$(SCENARIO) SECONDS=$(SECONDS) SEED=$(SEED)"
 	@echo "make bench   figures of this machine;  make up  a local cluster until Ctrl-C"
 
@@ -42,7 +42,7 @@ check: setup
 	@$(BIN)/python -m pytest -q tests/tidy tests/unit tests/contract tests/golden
 
 sim: setup
-	@$(BIN)/python -m chaos.sim --seeds $(SEEDS)
+	@$(BIN)/python -m chaos.sim $(if $(TRACE),--trace $(SEED),--seeds $(SEEDS)) $(MODE:%=--mode %) $(NODES:%=--nodes %)
 
 chaos: setup
 	@$(BIN)/lastgood chaos run $(SCENARIO) --seconds $(SECONDS) --seed $(SEED)

@@ -15,10 +15,11 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from chaos.sim.consensus.clock import NodeClock
+from chaos.sim.consensus.computer import Platter
 from chaos.sim.consensus.journal import WatchedJournal
 from chaos.sim.consensus.machine import OPEN, Image, Machine, Vault, init_command
 from chaos.sim.consensus.plants import features_without
-from chaos.sim.disk import PowerCut, SimDisk, SimFile
+from chaos.sim.disk import PowerCut
 from cluster.consensus.core import ConsensusCore
 from cluster.consensus.seams import Base, Committed, Message, Outcome, Unknown
 from cluster.consensus.settings import CoreSettings
@@ -33,28 +34,6 @@ CHECKPOINT_S: Final = (0.005, 0.05, 0.3)
 FETCH_S: Final = (0.001, 0.02, 0.3, 1.2)
 LANDED_S: Final = (0.0, 0.0, 0.02)  # from a fetched state being durable to the core hearing of it
 JOURNAL: Final = "journal"
-
-
-class ForgetfulFile(SimFile):
-    """Planted bug "no-fsync": it says that all is durable, and nothing is."""
-
-    def fdatasync(self) -> None:
-        self._check()
-
-
-class Platter(SimDisk):
-    """A disk under a process that may also just be killed."""
-
-    forgetful = False
-
-    def open(self, path: str, *, create: bool = False, exclusive: bool = False) -> SimFile:
-        file = super().open(path, create=create, exclusive=exclusive)
-        return ForgetfulFile(self, file.path, file._inode) if self.forgetful else file
-
-    def killed(self) -> None:
-        """The process is gone, the machine runs on: all that was written stays, in the cache at least."""
-        self._off = False
-        self.cut_after = None
 
 
 class NodeIO:
@@ -87,8 +66,7 @@ class Process:
         self.name = name
         self.rng = rng
         self.vault = Vault()
-        self.disk = Platter(rng.randrange(1 << 30))
-        self.disk.forgetful = cluster.scenario.plant == "no-fsync"
+        self.disk = Platter(rng.randrange(1 << 30), forgetful=cluster.scenario.plant == "no-fsync")
         self.incarnation = f"{name}.{rng.randrange(1 << 32):08x}"
         drift = cluster.scenario.clock_drift
         self.clock = NodeClock(cluster.timeline, origin_s=rng.uniform(0, 1000), rate=1 + rng.uniform(-drift, drift))

@@ -13,7 +13,7 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from chaos.sim.consensus.cluster import Cluster, Verdict
@@ -100,17 +100,19 @@ def pin_hashes(module: str) -> None:
         os.execv(sys.executable, [sys.executable, "-m", module, *sys.argv[1:]])
 
 
-def main(argv: list[str] | None = None) -> int:
-    """The command line. Exit 1 when any run broke a rule."""
-    parser = argparse.ArgumentParser(prog="python -m chaos.sim.consensus", description=__doc__)
+def main(argv: list[str] | None = None, *, sizes: Sequence[int] = (3,), jobs: int = 1) -> int:
+    """The command line; `sizes` and `jobs` are defaults. Exit 1 when any run broke a rule."""
+    parser = argparse.ArgumentParser(
+        prog="python -m chaos.sim.consensus", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=seed_range, default=range(20), metavar="A:B")
     parser.add_argument("--mode", choices=MODES, action="append", help="may be given more than once; default: all")
-    parser.add_argument("--nodes", type=int, choices=(1, 3, 5), action="append", help="default: 3")
-    parser.add_argument("--jobs", type=int, default=1, help="processes to use")
+    parser.add_argument("--nodes", type=int, choices=(1, 3, 5), action="append", help=f"default: {sizes}")
+    parser.add_argument("--jobs", type=int, default=jobs, help="processes to use, default: %(default)s")
     parser.add_argument("--trace", type=int, metavar="SEED", help="one seed, with all that happened")
     parser.add_argument("--plant", choices=sorted(PLANTS), help="run with a planted bug, stop when it is found")
     arguments = parser.parse_args(argv)
-    modes, sizes = arguments.mode or list(MODES), arguments.nodes or [3]
+    modes, sizes = arguments.mode or list(MODES), arguments.nodes or sizes
     if arguments.trace is not None:
         verdict = run_one(Job(arguments.trace, modes[0], sizes[0], arguments.plant), loud=True)
         print(
