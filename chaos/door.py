@@ -94,8 +94,8 @@ class Door:
                 method, self.urls[node] + path, params=params, data=content, headers=headers, timeout=timeout
             ) as response:
                 return _reply(response.status, await response.read(), response.headers)
-        except aiohttp.ClientConnectorError as error:
-            return Reply("refused", code=f"connect: {error.os_error}")
+        except aiohttp.ClientConnectorError:
+            return Reply("refused", code="unreachable")
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             return Reply("unknown", code=type(error).__name__)
 

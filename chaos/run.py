@@ -13,7 +13,7 @@ from pathlib import Path
 
 from chaos.arena import Arena, NoLeader
 from chaos.door import Door
-from chaos.fabric import Fabric
+from chaos.fabric import Fabric, FabricError
 from chaos.judge import Finding, Judge
 from chaos.scenarios.base import Scenario
 from chaos.workload import Workload
@@ -67,7 +67,7 @@ def run_scenario(
             finally:
                 _record_logs(cluster, report, out)
                 cluster.stop(grace_s=5.0)
-    except (LocalClusterError, NoLeader, RuntimeError) as error:
+    except (LocalClusterError, FabricError, NoLeader, RuntimeError) as error:
         report.findings.append(Finding("the run itself", False, str(error)))
     report.seconds = time.monotonic() - started
     if report.holds:
