@@ -10,6 +10,7 @@ from chaos.scenarios.base import PADDED, SMALL, Scenario
 
 DOWN_S = (0.3, 1.5)
 PAUSED_S = (2.0, 4.0)  # several election timeouts
+STORM_S = (0.05, 1.5)
 CALM_S = (1.5, 2.5)
 
 
@@ -70,8 +71,29 @@ async def kill_all(arena: Arena) -> None:
         await arena.pause_between(*CALM_S)
 
 
+async def kill_storm(arena: Arena) -> None:
+    """SIGKILL to any node at any moment: while it starts, recovers, installs, or is the last one."""
+    while arena.time_left() > 0:
+        victim = arena.rng.choice(arena.ids)
+        await arena.kill(victim)
+        arena.faults += 1
+        if arena.rng.random() < 0.8:
+            await arena.restart(victim)
+        await arena.pause_between(*STORM_S)
+        if arena.rng.random() < 0.3:
+            for node_id in arena.ids:
+                await arena.restart(node_id)
+        if arena.faults % 10 == 0:
+            arena.say(f"{arena.faults} kills so far; all start")
+            for node_id in arena.ids:
+                await arena.restart(node_id)
+            await arena.leader()
+            await arena.pause_between(*CALM_S)
+
+
 SCENARIOS = (
     Scenario("kill-leader", "SIGKILL to the leader, which starts again", kill_leader, SMALL, PADDED),
     Scenario("pause-leader", "SIGSTOP to the leader, longer than an election", pause_leader, SMALL, PADDED),
+    Scenario("kill-storm", "SIGKILL to any node at any moment", kill_storm, SMALL, PADDED, gap_s_max=None),
     Scenario("kill-all", "SIGKILL to all nodes at once", kill_all, SMALL, PADDED, gap_s_max=None),
 )
