@@ -167,6 +167,12 @@ class Nemesis:
         """A planned move of leadership."""
         self._leader().move_leadership()
 
+    def _restart(self) -> None:
+        """A planned restart of one node."""
+        process = self._anyone()
+        process.stop()
+        self.cluster.timeline.after(self.rng.uniform(0.05, 1.0), process.start)
+
     def _crash(self) -> None:
         self._down([self._anyone()])
 

@@ -10,18 +10,19 @@ from __future__ import annotations
 import random
 import traceback
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from chaos.sim.consensus.clock import NodeClock
 from chaos.sim.consensus.computer import Platter
 from chaos.sim.consensus.journal import WatchedJournal
-from chaos.sim.consensus.machine import OPEN, Image, Machine, Vault, init_command
+from chaos.sim.consensus.machine import Image, Machine, Vault
+from chaos.sim.consensus.node_io import NodeIO
 from chaos.sim.consensus.plants import features_without
 from chaos.sim.disk import PowerCut
 from cluster.consensus.core import ConsensusCore
-from cluster.consensus.seams import Base, Committed, Message, Outcome, Unknown
+from cluster.consensus.seams import Base, Committed, Outcome, Unknown
 from cluster.consensus.settings import CoreSettings
 from wal.checks import FailStop
 from wal.journal import JournalConfig
@@ -34,28 +35,6 @@ CHECKPOINT_S: Final = (0.005, 0.05, 0.3)
 FETCH_S: Final = (0.001, 0.02, 0.3, 1.2)
 LANDED_S: Final = (0.0, 0.0, 0.02)  # from a fetched state being durable to the core hearing of it
 JOURNAL: Final = "journal"
-
-
-class NodeIO:
-    """What the core sees of the world: this node's clock, chance and wire, in one life of the process."""
-
-    def __init__(self, process: Process) -> None:
-        self._process = process
-        self._life = process.starts
-        self.now = process.clock.monotonic
-        self.random = process.rng.random
-
-    def send(self, peer: str, cid: int, message: Message) -> None:
-        self._process.cluster.network.send(self._process.name, peer, cid, message)
-
-    def fetch(self, base: Base, source: str, done: Callable[[Base], None]) -> None:
-        self._process.fetch(base, source, done)
-
-    def init_command(self, incarnations: Mapping[str, str]) -> bytes:
-        return init_command(incarnations)
-
-    def open_command(self) -> bytes:
-        return OPEN
 
 
 class Process:
@@ -132,6 +111,25 @@ class Process:
         self._cut_the_disk(power=power)
         self.up = False
         self.cluster.network.drop(self.name, notice_s=1.0 if power else 0.1)
+
+    def stop(self) -> None:
+        """A clean stop: leadership moves if it can, all is made durable, the journal says so in a last record."""
+        if not self.up or self.paused:
+            return
+        self.cluster.checker.counts["stops"] += 1
+        self.cluster.trace(f"{self.name} is stopped, {self.describe()}")
+        if self.leads and not self._guarded(self.core.transfer):
+            return
+        try:
+            if self._mark is not None:
+                self.journal.sync(self._mark)
+                self.journal.synced(self._mark)
+            self.journal.close()
+        except Exception as error:
+            self._halt(error)
+            return
+        self.up = False
+        self.cluster.network.drop(self.name, notice_s=0.1)
 
     def _cut_the_disk(self, *, power: bool) -> None:
         """What a crash leaves: maybe a part of the sync that was going on; without power not even that for certain."""

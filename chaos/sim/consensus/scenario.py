@@ -72,7 +72,15 @@ CRASHES: Final = {
 }
 
 
-ALONE: Final = ("pause", "slow-disk", "no-room", "heal", "crash", "disk-error")  # what can happen to a cluster of one
+ALONE: Final = (
+    "pause",
+    "slow-disk",
+    "no-room",
+    "heal",
+    "crash",
+    "restart",
+    "disk-error",
+)  # what can happen to a cluster of one
 
 
 def draw(mode: str, nodes: int, rng: random.Random, plant: str | None = None) -> Scenario:
