@@ -176,6 +176,12 @@ class Calls:
             self._open_on[link] = self._open_on.get(link, 0) + len(frame)
         return frame
 
+    def turn_down(self, number: int, error: LastgoodError) -> None:
+        """The call that was just taken as `number` can't be sent: it ends, and its seat is free again."""
+        call = self._open.pop(number)
+        self._open_on[call.link] -= 1
+        self._settle(call, error)
+
     def _dequeue(self) -> Call:
         call = self.queue.popleft()
         self._queued_bytes -= call.size

@@ -16,13 +16,15 @@ import aiohttp
 import msgspec
 
 from lastgood.answers import ClusterStatus
-from lastgood.calls import UNREADABLE, Call, Calls, Decode, Limits
+from lastgood.calls import UNREADABLE, Call, Calls, Decode, Frame, Limits
 from lastgood.endpoints import Endpoints
-from lastgood.errors import Unavailable, from_problem
+from lastgood.errors import BadRequest, TooLarge, Unavailable, from_problem
 from lastgood.requests import Nothing, Request
 
 _MESSAGE_BYTES_MAX: Final = 64 * 1024 * 1024  # the server keeps to 4 MiB; only a bound on what we would buffer
 _encode: Final = msgspec.msgpack.Encoder().encode
+_UNSENDABLE: Final = (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError)
+"""What encoding arguments of foreign types and sizes may raise."""
 _decode: Final = msgspec.msgpack.Decoder(list[tuple[int, int, msgspec.Raw]]).decode
 _decode_cluster: Final[Decode] = msgspec.msgpack.Decoder(ClusterStatus).decode
 
@@ -152,10 +154,37 @@ class Stream:
                     link.heard = now  # nothing was owed until now
                 frame = calls.take(link.number, now)
                 if frame:
-                    await self._send(link, _encode(frame))
+                    for message in self._messages(frame):
+                        await self._send(link, message)
                     continue
             self._waker = self._loop.create_future()
             await self._waker
+
+    def _messages(self, frame: Frame) -> list[bytes]:
+        """One message with the whole frame. Calls that can't travel end here, and the others go one by one.
+
+        They would stop the sender, or be cut off by every node in turn: tests/unit/sdk/test_store.py::test_unsendable
+        """
+        try:
+            message = _encode(frame)
+            if len(message) <= self._calls.limits.message_bytes_max:
+                return [message]
+        except _UNSENDABLE:
+            pass
+        messages = []
+        for row in frame:
+            number, op, _ = row
+            try:
+                message = _encode([row])
+            except _UNSENDABLE as error:
+                self._calls.turn_down(number, BadRequest(f"arguments of {op}: {error}"))
+                continue
+            limit = self._calls.limits.message_bytes_max
+            if len(message) > limit:
+                self._calls.turn_down(number, TooLarge(f"{op} has {len(message)} bytes, at most {limit} in a message"))
+                continue
+            messages.append(message)
+        return messages
 
     async def _send(self, link: Link, message: bytes) -> None:
         try:

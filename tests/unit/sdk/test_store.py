@@ -43,6 +43,19 @@ async def test_rollback_by_label_id_and_lvc(room: lastgood.Space) -> None:
     assert refused.value.oldest_lvc == 0
 
 
+async def test_unsendable(room: lastgood.Space) -> None:
+    beside = [room.write(10 * number, b"beside") for number in range(3)]
+    too_big = room.write(2**70, b"x")
+    with pytest.raises(lastgood.BadRequest, match="putData"):
+        await too_big
+    with pytest.raises(lastgood.BadRequest, match="createSnapshot"):
+        await room.snapshot(label="\ud800")
+    with pytest.raises(lastgood.TooLarge, match="createSnapshot"):
+        await room.snapshot(label="x" * (5 << 20))
+    await asyncio.gather(*beside)
+    assert (await room.write(0, b"after")).lvc == 4
+
+
 async def test_a_handle_is_bound_to_its_epoch(store: lastgood.Store, room: lastgood.Space) -> None:
     await room.write(0, b"a")
     other = await store.space("room")
