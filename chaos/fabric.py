@@ -12,6 +12,7 @@ Clients stand outside: they talk to the nodes' own HTTP ports and are never cut 
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 import threading
@@ -29,12 +30,28 @@ class FabricError(Exception):
     """The proxy process refused a request or is gone."""
 
 
+def bound_socket() -> socket.socket:
+    """Bound to a port that nobody else uses, but not listening.
+
+    A port that the kernel chose would be given back as soon as a link stops to listen; one that was asked for stays.
+    """
+    while True:
+        sock = socket.socket()
+        try:
+            sock.bind((HOST, free_ports(1)[0]))
+        except OSError:
+            sock.close()
+            continue
+        return sock
+
+
 class Fabric:
     """Every directed pair of nodes and every listener has a proxy; rules are set by pair, listener and direction."""
 
     def __init__(self) -> None:
         self._links: list[dict[str, Any]] = []
         self._nodes: list[str] = []
+        self._sockets: list[socket.socket] = []  # hold the ports until the proxy process has them
         self._process: subprocess.Popen[str] | None = None
         self._turn = threading.Lock()
 
@@ -44,42 +61,46 @@ class Fabric:
         """For LocalCluster.create: what `node_id` is to dial, proxies for the others and its own for itself."""
         self._nodes = [node.id for node in nodes]
         peers = []
-        ports = free_ports(len(LISTENERS) * len(nodes))
         for node in nodes:
             if node.id == node_id:
                 peers.append(Peer(node.id, node.raft, node.bulk, node.http))
                 continue
-            raft, bulk, http = (self._link(node_id, node, listener, ports.pop()) for listener in LISTENERS)
+            raft, bulk, http = (self._link(node_id, node, listener) for listener in LISTENERS)
             peers.append(Peer(node.id, raft, bulk, f"http://{http}"))
         return peers
 
-    def _link(self, dialer: str, node: LocalNode, listener: str, port: int) -> str:
+    def _link(self, dialer: str, node: LocalNode, listener: str) -> str:
         target = {"raft": node.raft, "bulk": node.bulk, "http": node.http.removeprefix("http://")}[listener]
         host, _, target_port = target.rpartition(":")
+        sock = bound_socket()
+        self._sockets.append(sock)
         self._links.append(
             {
                 "dialer": dialer,
                 "target": node.id,
                 "listener": listener,
-                "port": port,
+                "fd": sock.fileno(),
                 "address": [host, int(target_port)],
             }
         )
-        return f"{HOST}:{port}"
+        return f"{HOST}:{sock.getsockname()[1]}"
 
     def start(self) -> None:
-        """Starts the proxy process. Raises FabricError if one of its ports was taken meanwhile."""
+        """Starts the proxy process, which inherits the ports."""
         self._process = subprocess.Popen(
             [sys.executable, "-m", "chaos.proxy"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            pass_fds=[sock.fileno() for sock in self._sockets],
         )
+        self._release()
         self._ask({"links": self._links})
 
     def close(self) -> None:
         """Ends the proxy process; connections through it break."""
+        self._release()
         process, self._process = self._process, None
         if process is not None and process.stdin is not None and process.stdout is not None:
             process.stdin.close()
@@ -89,6 +110,11 @@ class Fabric:
                 process.kill()
                 process.wait()
             process.stdout.close()
+
+    def _release(self) -> None:
+        for sock in self._sockets:
+            sock.close()
+        self._sockets.clear()
 
     def __enter__(self) -> Fabric:
         return self

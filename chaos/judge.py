@@ -148,6 +148,8 @@ class Judge:
             number = made.body["id"]
             seen: dict[tuple[str, str, str], list[str]] = defaultdict(list)
             paths = (f"{base}/snapshots/{number}", f"{base}/snapshots/{number}/data", f"{base}/data")
+            # A node that knows the snapshot has applied all that came before it; one that installs may be far behind.
+            await asyncio.gather(*(self._on(node, paths[0]) for node in self._nodes))
             replies = await asyncio.gather(*(self._on(node, path) for node in self._nodes for path in paths))
             for node, position in zip(self._nodes, range(0, len(replies), len(paths)), strict=True):
                 shown, frozen, live = replies[position : position + len(paths)]

@@ -215,22 +215,14 @@ class Side(asyncio.Protocol):
             self.transport.abort()
 
 
-def reserve(port: int) -> socket.socket:
-    """A bound socket. Nobody else gets the port while it is open, whether it listens or not."""
-    sock = socket.socket()
-    sock.setblocking(False)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # ends of old connections are no obstacle
-    sock.bind((HOST, port))
-    return sock
-
-
 class Link:
     """A port that stands for `listener` of node `target` as node `dialer` dials it."""
 
-    def __init__(self, net: Net, dialer: str, target: str, listener: str, port: int, address: tuple[str, int]) -> None:
+    def __init__(self, net: Net, dialer: str, target: str, listener: str, fd: int, address: tuple[str, int]) -> None:
         self._net, self.dialer, self.target, self.listener = net, dialer, target, listener
         self._address = address
-        self._reserved = reserve(port)
+        self._reserved = socket.socket(fileno=fd)  # bound; it keeps the port while it does not listen
+        self._reserved.setblocking(False)
         self._up = net.flow(dialer, target, listener)
         self._down = net.flow(target, dialer, listener)
         self.sides: set[Side] = set()
@@ -292,7 +284,7 @@ class Net:
     async def handle(self, request: dict[str, Any]) -> dict[str, Any]:
         """One request of the control pipe."""
         for row in request.get("links", ()):
-            link = Link(self, row["dialer"], row["target"], row["listener"], row["port"], tuple(row["address"]))
+            link = Link(self, row["dialer"], row["target"], row["listener"], row["fd"], tuple(row["address"]))
             self._links.append(link)
             await link.listen()
         for row in request.get("rules", ()):

@@ -22,6 +22,7 @@ from cluster.local import LocalCluster, LocalClusterError
 CALM_START_S = 1.0
 RECOVERY_S_MAX = 15.0
 CALM_END_S = 1.0
+CATCH_UP_S_MAX = 30.0
 
 
 @dataclass
@@ -104,7 +105,11 @@ async def _hurt_and_judge(
             await clients
             workload.history.save(cluster.folder / "history.jsonl")
         await asyncio.to_thread(cluster.wait_ready, timeout_s=30.0)
-        await workload.read_everywhere()
+        silent = await workload.read_everywhere(within_s=CATCH_UP_S_MAX)
+        detail = (
+            f"no answer from {', '.join(silent)}" if silent else f"{len(urls)} of {len(urls)} answer linearizable reads"
+        )
+        report.findings.append(Finding("every node comes back", not silent, detail))
         arena.say("clients stopped; judging")
         _progress(scenario, arena, report, began, ended)
         report.notes |= await _seen(arena)

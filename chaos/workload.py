@@ -97,11 +97,19 @@ class Workload:
     def stop(self) -> None:
         self._stopping = True
 
-    async def read_everywhere(self) -> None:
-        """One linearizable read of every space through every node, as part of the history."""
+    async def read_everywhere(self, *, within_s: float) -> list[str]:
+        """One linearizable read of every space through every node, as part of the history; patient with nodes that
+        still install. Returns the ids of nodes that did not answer all of them in time."""
+        deadline = self._clock() + within_s
+        silent = []
         for node in self._nodes:
             for space in self.spaces:
-                await self._read(self._process(), node, space)
+                while (seen := await self._read(self._process(), node, space)) is None and self._clock() < deadline:
+                    await asyncio.sleep(0.05)
+                if seen is None:
+                    silent.append(node)
+                    break
+        return silent
 
     # ------------------------------------------------------------------ clients
 

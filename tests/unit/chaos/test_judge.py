@@ -37,7 +37,7 @@ async def run(store, seed=1, operations=600):
             await asyncio.sleep(0.005)
         workload.stop()
         await running
-        await workload.read_everywhere()
+        assert await workload.read_everywhere(within_s=5) == []
         return workload, {
             finding.name: finding for finding in await Judge(door, workload.history, workload.spaces).findings()
         }
