@@ -137,7 +137,9 @@ class BulkClient:
 
         Raises Stopped after `close`, and OSError when this node's own disk fails.
         """
-        threads = [threading.Thread(target=self._verify_loop, name=f"bulk-verify-{n}", daemon=True) for n in range(2)]
+        threads = [
+            threading.Thread(target=self._verify_loop, name=f"bulk-verify-{n}", daemon=True) for n in range(VERIFIERS)
+        ]
         threads.append(threading.Thread(target=self._step_loop, name="bulk-steps", daemon=True))
         threads.append(threading.Thread(target=self._sync_loop, name="bulk-sync", daemon=True))
         if self._bucket.limited:
