@@ -28,6 +28,7 @@ Handler = Callable[[Any, Reply], None]
 
 TX_BYTES_MAX: Final = 64 * 1024 * 1024
 TX_RANGES_MAX: Final = 1024
+CLUSTER_WAIT_S: Final = 1.0  # for the leader's view of the cluster
 
 
 class NodeService:
@@ -124,12 +125,19 @@ class NodeService:
             self._views.get_cluster(args, reply)
             return
 
-        def relay(answer: Answer) -> None:
-            if answer.status == 200:
+        waiting = [True]
+
+        def relay(answer: Answer | None) -> None:
+            if not waiting:
+                return
+            waiting.clear()
+            timer.cancel()
+            if answer is not None and answer.status == 200:
                 reply(answer)
-            else:  # the leader can't be asked: the own view is better than none
+            else:  # the leader can't be asked, or hangs: the own view is better than none
                 self._views.get_cluster(args, reply)
 
+        timer = asyncio.get_running_loop().call_later(CLUSTER_WAIT_S, relay, None)
         self._host.forwarder.call(leader, "getCluster", args, relay)
 
     def _post_tx(self, args: api.PostTx, reply: Reply) -> None:

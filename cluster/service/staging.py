@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Final
 
 import msgspec
 
@@ -14,6 +15,8 @@ from node import commands as ops
 from node.results import Outcome, Refused
 
 Reply = Callable[[Answer], None]
+PARTS_AHEAD: Final = 4
+"""Parts of one transaction with the pipeline at a time: the queue is for everybody, and smaller than 64 such parts."""
 
 
 class Stager:
@@ -29,14 +32,29 @@ class Stager:
         # Unique in the cluster: the term and the leader's count of stages in it (one leader a term).
         stage = f"{self._host.replica.term}.{self._host.config.id}.{self._count}"
         parts = cut(tx.writes, self._host.config.batch_bytes_max)
-        outcomes = await asyncio.gather(*(self._send(stage, number, part) for number, part in enumerate(parts)))
-        for outcome in outcomes:
-            if isinstance(outcome, Refused):
-                # A part whose fate is unknown is as good as refused: without the commit it has no effect.
-                known = "no_leader" if outcome.code == "unknown_outcome" else outcome.code
-                reply(refusal(Refused(known, f"staging: {outcome.detail}", outcome.extra)))
-                return
+        refused = await self._send_all(stage, parts)
+        if refused is not None:
+            # A part whose fate is unknown is as good as refused: without the commit it has no effect.
+            known = "no_leader" if refused.code == "unknown_outcome" else refused.code
+            reply(refusal(Refused(known, f"staging: {refused.detail}", refused.extra)))
+            return
         commit(msgspec.structs.replace(tx, writes=[], stage=stage, stage_parts=len(parts)))
+
+    async def _send_all(self, stage: str, parts: list[list[tuple[int, memoryview]]]) -> Refused | None:
+        """The first refusal; nothing further is sent after it."""
+        queue = iter(enumerate(parts))
+        refused: list[Refused] = []
+
+        async def send_on() -> None:
+            for number, part in queue:
+                outcome = await self._send(stage, number, part)
+                if isinstance(outcome, Refused):
+                    refused.append(outcome)
+                if refused:
+                    return
+
+        await asyncio.gather(*(send_on() for _ in range(PARTS_AHEAD)))
+        return refused[0] if refused else None
 
     async def _send(self, stage: str, number: int, writes: list[tuple[int, memoryview]]) -> Outcome:
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
