@@ -78,6 +78,14 @@ async def test_each_bug_is_found(bug, silence, name):
     assert name in broken(findings), findings
 
 
+async def test_a_node_that_does_not_come_back_is_named():
+    async with doors(FakeStore()) as door:
+        workload = Workload(door, seed=1, shape=SMALL)
+        await workload.prepare()
+        door.urls["n3"] = "http://127.0.0.1:1"
+        assert await workload.read_everywhere(within_s=0.2) == ["n3"]
+
+
 async def test_nobody_there_is_a_definite_refusal_and_silence_is_not():
     async def swallow(reader, writer):
         await reader.read(10)
