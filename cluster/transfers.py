@@ -43,6 +43,7 @@ class NodeTransfers:
     ) -> None:
         self._config = config
         self.registry = registry
+        self._failures_told = 0
         self._calls = LoopCalls(loop)
         folder = Path(config.data) / PROGRESS_FOLDER
         disk.makedirs(str(folder))
@@ -103,6 +104,8 @@ class NodeTransfers:
         metrics.snapshot_send_rate = self.registry.send_rate()
         metrics.counters["transfer_resent_bytes"] = counters.resent_bytes
         metrics.counters["transfer_resumes"] = counters.resumes
+        metrics.raft_snap_save_failures += counters.snap_save_failures - self._failures_told
+        self._failures_told = counters.snap_save_failures
         running = [row for row in self.registry.rows() if row.state not in ("done", "failed")]
         metrics.set("transfers_running", len(running))
 
