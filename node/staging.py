@@ -14,7 +14,7 @@ class Stage:
     __slots__ = ("due_ms", "nbytes", "parts")
 
     def __init__(self) -> None:
-        self.parts: dict[int, Writes] = {}
+        self.parts: dict[int, list[tuple[int, bytes]]] = {}  # never changed once in here: checkpoints refer to them
         self.nbytes = 0
         self.due_ms = 0
 
@@ -39,7 +39,7 @@ class StageBook:
         if stage is None:
             stage = self.stages[name] = Stage()
         # Copies: the views would keep the whole Raft entry in memory.
-        stage.parts[part] = [(offset, memoryview(bytes(block))) for offset, block in writes]
+        stage.parts[part] = [(offset, bytes(block)) for offset, block in writes]
         stage.nbytes += nbytes - old_bytes
         self.nbytes += nbytes - old_bytes
         stage.due_ms = now_ms + self.limits.stage_ttl_ms
@@ -58,7 +58,7 @@ class StageBook:
         missing = next((part for part in range(min(parts, len(present) + 1)) if part not in present), None)
         if missing is not None:
             return Refused("gone", f"part {missing} of {parts} staged under {name!r} is not kept")
-        return [write for part in range(parts) for write in present[part]]
+        return [(offset, memoryview(block)) for part in range(parts) for offset, block in present[part]]
 
     def drop(self, name: str) -> None:
         stage = self.stages.pop(name, None)

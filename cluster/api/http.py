@@ -150,6 +150,9 @@ class Api:
                 request, body_limit(operation, msgpack=msgpack), self._budget, self._options.body_idle_s
             )
         try:
+            if len(body) > STREAM_MESSAGE_BYTES_MAX:
+                # Putting it together, and what follows here, take tens of ms each: heartbeats go in between.
+                await asyncio.sleep(0)
             if operation.body == "raw":
                 also["data"] = body
             if operation.content == "events" and request.method == "GET":

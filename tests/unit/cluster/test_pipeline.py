@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,8 +14,8 @@ from hypothesis import strategies as st
 from cluster.batcher import Batcher, BatchLimits, Stamper
 from cluster.consensus.seams import Committed, NotLeader, NotSubmitted, Unknown
 from cluster.service.pipeline import WritePipeline
-from cluster.service.staging import cut
-from node.commands import CreateSpace, Tick, decode_command
+from cluster.service.staging import PARTS_AHEAD, Stager, cut
+from node.commands import CreateSpace, Tick, Tx, decode_command
 from node.results import Done, Refused
 
 
@@ -154,3 +156,41 @@ def test_staged_parts_say_the_same_writes(writes: list[tuple[int, bytes]], part_
     one_by_one = [(offset + at, piece[at]) for offset, piece in writes for at in range(len(piece))]
     again = [(offset + at, piece[at]) for part in parts for offset, piece in part for at in range(len(piece))]
     assert again == one_by_one
+
+
+class Ended:
+    """A pipeline that counts what waits for it, and ends it in the next turn: number `refused` with a refusal."""
+
+    def __init__(self, refused: int | None = None) -> None:
+        self.refused = refused
+        self.numbers: list[int] = []
+        self.waiting = self.waiting_max = 0
+
+    def submit(self, operation: Any, data_bytes: int, reply: Callable[[Any], None]) -> None:
+        self.numbers.append(operation.part)
+        self.waiting += 1
+        self.waiting_max = max(self.waiting_max, self.waiting)
+        outcome = Refused("rate_limited", "full") if operation.part == self.refused else Done()
+        asyncio.get_running_loop().call_soon(self._end, reply, outcome)
+
+    def _end(self, reply: Callable[[Any], None], outcome: Any) -> None:
+        self.waiting -= 1
+        reply(outcome)
+
+
+async def test_a_transaction_of_64_parts_leaves_room_in_the_queue() -> None:
+    for refused in (None, 5):
+        pipeline, committed, answers = Ended(refused), [], []
+        host: Any = SimpleNamespace(
+            pipeline=pipeline,
+            replica=SimpleNamespace(term=3),
+            config=SimpleNamespace(id="n1", batch_bytes_max=16),
+        )
+        tx = Tx("a", [(0, memoryview(bytes(64 * 16)))])
+        await Stager(host).run(tx, committed.append, answers.append)
+        assert pipeline.waiting_max == PARTS_AHEAD
+        if refused is None:
+            assert (pipeline.numbers, len(committed), answers) == (list(range(64)), 1, [])
+            assert (committed[0].writes, committed[0].stage_parts) == ([], 64)
+        else:
+            assert (len(pipeline.numbers) <= 5 + PARTS_AHEAD, committed, answers[0].status) == (True, [], 429)
