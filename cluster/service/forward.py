@@ -22,6 +22,8 @@ OPEN_MAX: Final = 1024
 MESSAGE_BYTES_MAX: Final = 4 * 1024 * 1024
 CONNECT_TIMEOUT_S: Final = 1.0
 SILENCE_S: Final = 2.0
+LARGE_SILENCE_S: Final = 60.0
+"""Twice how long a ping may stay unanswered behind a large request, which travels as one message of up to 64 MiB."""
 
 Reply = Callable[[Answer], None]
 _encode = msgspec.msgpack.Encoder().encode
@@ -29,18 +31,22 @@ _decode = msgspec.msgpack.Decoder(list[tuple[int, int, Any, dict[str, str] | Non
 
 
 class Forwarder:
-    """One stream to the present leader. Loop thread only; `close` when the node stops."""
+    """Streams to the present leader: one for small requests, one for large. Loop thread only; `close` at the end."""
 
     def __init__(self, *, node_id: str, url_of: Callable[[str], str | None], timeout_s: float) -> None:
         self._node_id = node_id
         self._url_of = url_of
         self._timeout_s = timeout_s
         self._session: aiohttp.ClientSession | None = None
-        self._link: _Link | None = None
+        self._links: dict[float, _Link] = {}  # by the silence that they bear
+        self._next_id = 0
 
     def call(self, leader: str, op: str, args: Any, reply: Reply) -> None:
         """Sends `op` to `leader`; `reply` is called exactly once."""
-        link = self._link
+        self._next_id += 1
+        item = _encode((self._next_id, op, args))
+        silence_s = SILENCE_S if len(item) <= MESSAGE_BYTES_MAX else LARGE_SILENCE_S
+        link = self._links.get(silence_s)
         if link is None or link.leader != leader or link.closed:
             url = self._url_of(leader)
             if url is None:
@@ -48,14 +54,16 @@ class Forwarder:
                 return
             if self._session is None:
                 self._session = aiohttp.ClientSession()
-            if link is not None:
-                link.abandon("leadership moved")
-            link = self._link = _Link(self._session, leader, url, self._node_id, self._timeout_s)
-        link.send(op, args, reply)
+            for other in self._links.values():
+                if other.leader != leader:
+                    other.abandon("leadership moved")
+            link = _Link(self._session, leader, url, self._node_id, self._timeout_s, silence_s)
+            self._links[silence_s] = link
+        link.send(self._next_id, item, reply)
 
     async def close(self) -> None:
-        if self._link is not None:
-            self._link.abandon("this node is stopping")
+        for link in self._links.values():
+            link.abandon("this node is stopping")
         if self._session is not None:
             await self._session.close()
 
@@ -63,26 +71,26 @@ class Forwarder:
 class _Link:
     """A connection to one leader with what waits for it. Dies once and for all; the forwarder makes another."""
 
-    def __init__(self, session: aiohttp.ClientSession, leader: str, url: str, node_id: str, timeout_s: float) -> None:
+    def __init__(
+        self, session: aiohttp.ClientSession, leader: str, url: str, node_id: str, timeout_s: float, silence_s: float
+    ) -> None:
         self.leader = leader
+        self._silence_s = silence_s
         self.closed = False
         self._timeout_s = timeout_s
         self._unsent: list[tuple[int, bytes]] = []
         self._waiting: dict[int, tuple[Reply, asyncio.TimerHandle]] = {}
         self._sent: set[int] = set()
-        self._next_id = 0
         self._wake = asyncio.Event()
         self._task = asyncio.get_running_loop().create_task(self._run(session, url, node_id))
 
-    def send(self, op: str, args: Any, reply: Reply) -> None:
+    def send(self, number: int, item: bytes, reply: Reply) -> None:
         if len(self._waiting) >= OPEN_MAX:
             reply(problem("rate_limited", f"{OPEN_MAX} requests are on their way to the leader, that is the limit"))
             return
-        self._next_id += 1
-        number = self._next_id
         timer = asyncio.get_running_loop().call_later(self._timeout_s, self._expire, number)
         self._waiting[number] = (reply, timer)
-        self._unsent.append((number, _encode((number, op, args))))
+        self._unsent.append((number, item))
         self._wake.set()
 
     def abandon(self, why: str) -> None:
@@ -114,12 +122,14 @@ class _Link:
                     headers={FORWARDED: node_id},
                     max_msg_size=0,
                     autoping=True,
-                    heartbeat=SILENCE_S,
+                    heartbeat=self._silence_s,
                 )
             async with socket:
                 writer = asyncio.get_running_loop().create_task(self._write(socket))
                 try:
                     async for message in socket:
+                        if message.type is not aiohttp.WSMsgType.BINARY:
+                            raise message.data if isinstance(message.data, Exception) else ValueError("no answer")
                         self._answers(message.data)
                 finally:
                     writer.cancel()
