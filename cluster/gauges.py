@@ -23,7 +23,7 @@ class NodeGauges:
 
     def __call__(self, metrics: Metrics) -> None:
         replica, machine, registry = self._replica, self._machine, self._machine.registry
-        metrics.set("applied_index", machine.applied_index)
+        metrics.set("applied_index", max(machine.applied_index, replica.applied_index))
         metrics.set("commit_index", replica.commit_index)
         metrics.set("raft_term", replica.term)
         metrics.set("raft_is_leader", 1 if replica.role == "leader" else 0)

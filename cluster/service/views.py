@@ -50,7 +50,7 @@ class Views:
             {
                 "name": "caught_up",
                 "ok": host.caught_up,
-                "detail": f"applied {host.machine.applied_index} of {replica.commit_index}",
+                "detail": f"applied {_applied(host)} of {replica.commit_index}",
             },
             {
                 "name": "installing",
@@ -80,7 +80,7 @@ class Views:
                     "leader": replica.leader,
                     "term": replica.term,
                     "commit_index": replica.commit_index,
-                    "applied_index": host.machine.applied_index,
+                    "applied_index": _applied(host),
                     "nodes": nodes,
                 },
             )
@@ -93,7 +93,7 @@ class Views:
             "role": replica.role,
             "reachable": True,
             "match_index": last,
-            "lag_entries": max(0, replica.commit_index - host.machine.applied_index),
+            "lag_entries": max(0, replica.commit_index - _applied(host)),
             "state": "installing" if replica.installing else "ready",
         }
 
@@ -180,6 +180,11 @@ class _Follower:
             if (self._types is None or event["type"] in self._types) and self._space in (None, event["space"]):
                 taken.append(event)
         return taken
+
+
+def _applied(host: Host) -> int:
+    """The newest index whose effects are complete here; a leader's first entry, which has none, counts too."""
+    return max(host.machine.applied_index, host.replica.applied_index)
 
 
 def event_body(event: Event) -> dict[str, Any]:
