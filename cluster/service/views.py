@@ -126,7 +126,9 @@ class Views:
                 reply(found)
                 return
             if found or left <= 0 or self._host.feed.closed:
-                reply(Answer(200, found))
+                seqs = [event["seq"] for event in found if "seq" in event]
+                following = f"index={seqs[-1]}" if len(seqs) == args.limit else None
+                reply(Answer(200, found, next=following))
                 return
             await self._host.feed.wait(left)
 

@@ -167,6 +167,11 @@ def test_events_by_long_poll(api, contract_cluster, room):
         for node in contract_cluster.ids
     ]
     assert everywhere[0] == everywhere[1] == everywhere[2]
+    everything = api.good("GET", f"/v1/events?index=0&space={room}")
+    page = api.ask("GET", f"/v1/events?index=0&space={room}&limit=1")
+    assert page.body == everything[:1]
+    rest = api.ask("GET", _next(page).replace("limit=1", "limit=1000"))
+    assert (rest.body, "link" in rest.headers) == (everything[1:], False)
 
 
 def test_events_as_a_stream_go_on_where_they_stopped(api, contract_cluster, room):
