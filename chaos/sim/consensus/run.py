@@ -20,7 +20,7 @@ from chaos.sim.consensus.cluster import Cluster, Verdict
 from chaos.sim.consensus.plants import PLANTS
 from chaos.sim.consensus.scenario import MODES, draw
 
-SHOWN = ("acknowledged", "reads", "elections", "crashes", "checkpoints", "installs")
+SHOWN = ("acknowledged", "reads", "elections", "crashes", "stops", "checkpoints", "installs")
 
 
 class Job(NamedTuple):

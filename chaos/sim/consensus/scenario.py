@@ -69,6 +69,7 @@ CRASHES: Final = {
     "crash-majority": 0.7,
     "lose-disk": 0.1,
     "disk-error": 0.3,
+    "restart": 1.5,
 }
 
 
