@@ -195,7 +195,7 @@ class LocalCluster:
 
         if not wait_until(check, timeout_s=timeout_s, clock=time.monotonic, sleep=time.sleep):
             who = f"not ready: {', '.join(waiting)}" if waiting else "no leader is known"
-            raise NotReady(f"{who} after {timeout_s:g} s; see {self.folder}/<id>/node.log")
+            raise NotReady(f"{who}; see {self.folder}/<id>/node.log")
 
     def _spawn(self, node_id: str) -> subprocess.Popen[bytes]:
         environ = {key: value for key, value in {**os.environ, **self._env}.items() if key not in PER_NODE_ENV}

@@ -155,12 +155,12 @@ def _wait(cluster: LocalCluster, stopper: _Stopper | None) -> None:
         try:
             cluster.wait_ready(timeout_s=0.5)
             return
-        except NotReady:
+        except NotReady as late:
             if stopper is not None and stopper.asked.is_set():
                 cluster.stop()
                 raise click.Abort from None
             if time.monotonic() > deadline:
-                raise
+                raise NotReady(f"after {READY_TIMEOUT_S:g} s {late}") from None
 
 
 def _say_ready(cluster: LocalCluster, as_json: bool) -> None:

@@ -232,6 +232,7 @@ class Replica:
                     silent_s=None if heard is None else max(0.0, self.now() - heard),
                     problem=self._network.complaint(peer.id),
                     installing=leads and core.installer.is_needed_by(peer),
+                    counts=core.membership.counts(peer),
                 )
             )
         return found

@@ -85,3 +85,4 @@ class PeerStatus:
     silent_s: float | None
     problem: str | None  # why there is no connection
     installing: bool = False  # it needs what our journal no longer has; known only where we lead
+    counts: bool = True  # its votes and acknowledgements do; False once its data folder is another one

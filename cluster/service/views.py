@@ -94,13 +94,13 @@ class Views:
             "reachable": True,
             "match_index": last,
             "lag_entries": max(0, replica.commit_index - _applied(host)),
-            "state": "installing" if replica.installing else "ready",
+            "state": "down" if replica.lost_disk else "installing" if replica.installing else "ready",
         }
 
     def _peer_row(self, peer: Peer, seen: PeerStatus, last: int) -> dict[str, Any]:
         replica = self._host.replica
         match = seen.match_index
-        state = "down" if not seen.reachable else "installing" if seen.installing else "ready"
+        state = "down" if not seen.reachable or not seen.counts else "installing" if seen.installing else "ready"
         return {
             **_addresses(peer),
             "role": "leader" if replica.leader == peer.id else "follower",

@@ -2,16 +2,18 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 
 import pytest
 
-from cluster.local import LocalCluster, free_ports
+from cluster.local import LocalCluster, NotReady, free_ports
 from cluster.localfiles import last_endpoints
 
 pytestmark = pytest.mark.cluster
@@ -95,6 +97,35 @@ def test_up_again_and_down(folder):
             break
         assert time.monotonic() < deadline, view
         time.sleep(0.1)
+
+
+def test_a_node_that_lost_its_disk_is_shown_as_down(folder):
+    first = ports()
+    cluster = LocalCluster.create(folder, nodes=3, http_port=first[1], raft_port=first[3], bulk_port=first[5])
+    cluster.start()
+    cluster.wait_ready()
+    lost = cluster.nodes[2]
+    os.kill(lost.pid, signal.SIGKILL)
+    while cluster.pid_of(lost.id) is not None:
+        time.sleep(0.05)
+    shutil.rmtree(lost.data)
+    cluster.start()
+    deadline = time.monotonic() + 20
+    for node in cluster.nodes[:2]:  # it knows nothing of the cluster itself
+        while True:
+            with urllib.request.urlopen(f"{node.http}/v1/cluster", timeout=10) as answer:
+                states = {row["id"]: (row["reachable"], row["state"]) for row in json.load(answer)["nodes"]}
+            if states[lost.id] == (True, "down"):
+                break
+            assert time.monotonic() < deadline, states
+            time.sleep(0.1)
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(f"{lost.http}/readyz", timeout=10)
+    assert refused.value.code == 503
+    refused.value.close()
+    with pytest.raises(NotReady, match="not ready: n3"):
+        cluster.wait_ready(timeout_s=0.2)
+    cluster.stop()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
