@@ -141,6 +141,11 @@ class Api:
         operation = route.operation
         binder = BINDERS[operation.id]
         also: dict[str, Any] = {}
+        if operation.method != "GET":
+            for name in ("If-Match", "If-None-Match"):
+                # Who names a condition relies on it: it must not be passed over.
+                if name in request.headers and name not in operation.headers.values():
+                    raise ProblemError("bad_request", f"{operation.method} {operation.path} takes no {name}")
         body, msgpack = b"", False
         if request.body_exists and not (request.content_length == 0 and operation.body != "raw"):
             if operation.body == "none":

@@ -151,6 +151,16 @@ def test_a_large_transaction_is_staged_and_visible_at_once(api, room):
     assert api.good("GET", f"/v1/spaces/{room}/data") == raw
 
 
+def test_a_condition_that_a_change_does_not_know_is_refused(api, room):
+    before = api.good("GET", f"/v1/spaces/{room}/data")
+    write = {"offset": 0, "data": b64(b"over")}
+    refused = api.ask("PUT", f"/v1/spaces/{room}/data?offset=0", b"over", If_None_Match="*")
+    assert (refused.code, "If-None-Match" in refused.body["detail"]) == ("bad_request", True)
+    assert api.ask("POST", f"/v1/spaces/{room}/tx", {"writes": [write]}, If_None_Match="*").code == "bad_request"
+    assert api.ask("DELETE", f"/v1/spaces/{room}", If_Match='"1-1-1"').code == "bad_request"
+    assert api.good("GET", f"/v1/spaces/{room}/data") == before
+
+
 def test_events_by_long_poll(api, contract_cluster, room):
     api.good("POST", f"/v1/spaces/{room}/rollback", {"to": 1})
     (event,) = api.good("GET", f"/v1/events?index=0&wait=5s&space={room}&types=rollback.confirmed")
