@@ -11,6 +11,7 @@ from typing import Final
 from cluster.config import NodeConfig
 from node.checkpoint import Checkpointer
 from node.checkpoint_ledger import Base
+from node.commands import COMMAND_BYTES_MAX
 from node.heap import HeapSet
 from node.recovery import HEAP_FOLDER, JOURNAL_FOLDER, open_storage
 from node.settings import Limits
@@ -21,6 +22,7 @@ from wal.undo import UndoConfig
 
 Post = Callable[[Callable[[], object]], object]
 SPARE_SEGMENTS: Final = 2  # of the journal and of the undo log each are kept free beside the ballast
+ON_THEIR_WAY: Final = 6  # times a batch: admitted, but neither in heap, undo log nor journal yet; checkpoint beside it
 UNDO_SEGMENT_BYTES_MAX: Final = 32 << 20
 
 
@@ -60,7 +62,8 @@ class NodeStorage:
             post=post,
             monotonic_ms=monotonic_ms,
             limits=limits_of(config),
-            spare_bytes=SPARE_SEGMENTS * (segment_bytes + undo.segment_bytes),
+            spare_bytes=SPARE_SEGMENTS * (max(segment_bytes, COMMAND_BYTES_MAX) + undo.segment_bytes)
+            + ON_THEIR_WAY * config.batches_in_flight_max * config.batch_bytes_max,
         )
         if self.stored.held is not None:
             self.machine.restore(self.stored.held)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import mmap
+import os
 from collections import deque
 from typing import Any, Final
 
@@ -144,7 +145,10 @@ class Heap:
         self._free_rest_count += len(slots)
 
     def _grow(self, count: int) -> None:
-        step = min(max(self.extent_bytes, self.slots * self.page_size // 4), EXTENT_BYTES_MAX) // self.page_size
+        step_bytes = min(max(self.extent_bytes, self.slots * self.page_size // 4), EXTENT_BYTES_MAX)
+        # Growing ahead is for speed; it must not take from a nearly full disk what the journal needs.
+        step_bytes = min(step_bytes, self.disk.free_bytes(os.path.dirname(self.path)) // 8)
+        step = step_bytes // self.page_size
         target = self.slots + max(count, step)
         if target > self.slots_max:
             target = self.slots + count

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from typing import Final
 
-from node.commands import CreateSpace, Operation, Tx, decode_command
+from node.commands import CreateSpace, Operation, StagePart, Tx, decode_command
 from node.registry import Registry
 from wal.disk import Disk
 
 PAGE_SIZE_DEFAULT: Final = 4096
 UNDO_HEAD_BYTES: Final = 512  # of an undo record beside its before-images: head, id, one page, one range
 UNDO_RANGE_BYTES: Final = 96  # of each further range and its pages
-CHECK_BYTES: Final = 16 << 20  # the disk is asked again after so many bytes were admitted
+TAKING: Final = (Tx, StagePart, CreateSpace)  # all others are small, and free space or make it visible
 
 
 def slots_needed(registry: Registry, operations: list[Operation]) -> dict[int, int]:
@@ -49,49 +49,39 @@ def undo_bytes(operations: list[Operation]) -> int:
 
 
 class Reserve:
-    """Answers whether an entry may be journalled. `ballast_bytes` is the size of the file that one checkpoint may use.
+    """Answers whether an entry may be journalled. The disk is asked each time: what an earlier look saw may have become
+    an extent of the heap, a segment or a checkpoint meanwhile.
 
-    The free space of the disk is asked for at most once per `CHECK_BYTES` of admitted entries, with that much to spare.
+    A heap that grows must leave `spare_bytes`, which are for what comes and goes: journal, undo log, checkpoint,
+    entries on their way. A command that finds its slots free may use half of them: a checkpoint gives them back, and
+    slots that a delete freed are of use only if commands still get in.
     """
 
     def __init__(self, registry: Registry, disk: Disk, folder: str, *, spare_bytes: int) -> None:
         self.registry = registry
         self.disk = disk
         self.folder = folder
-        self.spare_bytes = spare_bytes  # kept free for the journal, the checkpoint and the undo log's next segment
-        self._admitted = CHECK_BYTES
-        self._room = 0
+        self.spare_bytes = spare_bytes
 
     def can_accept(self, raw: bytes | memoryview) -> bool:
         """Whether applying the command is covered. Raises BadCommand.
 
         The first look is cheap and pessimistic: it takes the whole command for writes of one byte.
         """
-        room = self._look()
-        pessimistic = (
-            len(raw) * 2 * max((heap.page_size for heap in self.registry.heaps.heaps.values()), default=4096) // 8
-        )
-        if pessimistic < room:
-            self._admitted += pessimistic
+        free = self.disk.free_bytes(self.folder)
+        heaps = self.registry.heaps.heaps
+        pessimistic = len(raw) * 2 * max((heap.page_size for heap in heaps.values()), default=PAGE_SIZE_DEFAULT) // 8
+        if pessimistic < free - self.spare_bytes:
             return True
         operations = decode_command(raw).operations
-        transactions = [operation for operation in operations if type(operation) is Tx]
-        if not transactions and not any(type(operation) is CreateSpace for operation in operations):
+        if not any(type(operation) in TAKING for operation in operations):
             return True
-        missing = undo_bytes(operations)
+        growth = 0
         for page_size, slots in slots_needed(self.registry, operations).items():
-            heap = self.registry.heaps.heaps.get(page_size)
-            free = heap.free_slots if heap is not None else 0
-            missing += max(0, slots - free) * page_size
-        if missing > room:
-            self._admitted = CHECK_BYTES
-            return False
-        self._admitted += missing
-        return True
-
-    def _look(self) -> int:
-        """Bytes that the disk still has for heaps and undo log, at least."""
-        if self._admitted >= CHECK_BYTES:
-            self._room = self.disk.free_bytes(self.folder) - self.spare_bytes
-            self._admitted = 0
-        return self._room - self._admitted
+            heap = heaps.get(page_size)
+            if heap is not None and heap.free_slots < slots:
+                heap.settle()  # what a delete or a checkpoint let go counts
+            growth += max(0, slots - (heap.free_slots if heap is not None else 0)) * page_size
+        passing = len(raw) + undo_bytes(operations)  # kept by journal and undo log until a checkpoint covers it
+        spare = self.spare_bytes if growth else self.spare_bytes // 2
+        return growth + passing <= free - spare
