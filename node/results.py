@@ -117,9 +117,7 @@ class Done(Struct, tag="done"):
     """Nothing more to say: deletes, ticks, staged parts."""
 
 
-Result: TypeAlias = (
-    Refused | TxDone | SpaceDone | SnapshotInfo | SnapshotsDone | RollbackDone | SessionDone | Done
-)
+Result: TypeAlias = Refused | TxDone | SpaceDone | SnapshotInfo | SnapshotsDone | RollbackDone | SessionDone | Done
 
 
 class Replayed(Struct):
