@@ -20,7 +20,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from cluster.config import Peer
-from cluster.local import HOST, free_ports
+from cluster.local import HOST, PROXY_PORTS, free_ports
 from cluster.localfiles import LocalNode
 
 LISTENERS = ("raft", "bulk", "http")
@@ -38,7 +38,7 @@ def bound_socket() -> socket.socket:
     while True:
         sock = socket.socket()
         try:
-            sock.bind((HOST, free_ports(1)[0]))
+            sock.bind((HOST, free_ports(1, PROXY_PORTS)[0]))
         except OSError:
             sock.close()
             continue

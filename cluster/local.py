@@ -28,7 +28,8 @@ from cluster.probe import leader_of, usable, wait_until
 HOST: Final = "127.0.0.1"
 NODES_MAX: Final = 9
 # Below the kernel's range for outgoing connections, so that no client's port is in the way when a node comes back.
-FREE_PORTS: Final = range(12_000, 32_000)
+FREE_PORTS: Final = range(12_000, 24_000)
+PROXY_PORTS: Final = range(24_000, 32_000)  # apart: a node binds its ports later than a proxy that was chosen after it
 PER_NODE_ENV: Final = frozenset(
     f"LASTGOOD_{name}" for name in ("ID", "DATA", "CLUSTER_ID", "HTTP_LISTEN", "RAFT_LISTEN", "BULK_LISTEN", "PEERS")
 )
@@ -317,16 +318,16 @@ def choose_ports(nodes: int, first: tuple[int, int, int]) -> list[tuple[int, int
     return list(zip(*rows, strict=True))
 
 
-def free_ports(count: int) -> list[int]:
+def free_ports(count: int, among: range = FREE_PORTS) -> list[int]:
     """Ports on which nobody listens at this moment, drawn at random so that several callers rarely meet."""
     chance = random.SystemRandom()
     found: list[int] = []
-    for port in chance.sample(FREE_PORTS, 2_000):
+    for port in chance.sample(among, 2_000):
         if len(found) == count:
             return found
         if _is_free(port):
             found.append(port)
-    raise LocalClusterError(f"no {count} free ports between {FREE_PORTS.start} and {FREE_PORTS.stop}")
+    raise LocalClusterError(f"no {count} free ports between {among.start} and {among.stop}")
 
 
 def _is_free(port: int) -> bool:
